@@ -1,0 +1,206 @@
+"""Every key of every table, built here and nowhere else (the tables of DESIGN: Core, Usage, Inbox)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+from zlib import crc32
+
+from monetize.domain.audit import AuditEntry
+from monetize.domain.catalog import Product, Tier
+from monetize.domain.invoices import Bill, BillLines, Invoice
+from monetize.domain.meters import Meter
+from monetize.domain.plans import Plan, PlanVersion
+from monetize.domain.publishers import Publisher
+from monetize.domain.subscriptions import Application, Subscriber, Subscription
+
+DUE_SHARDS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Where an item stands, and its place in the two sparse indexes."""
+
+    pk: str
+    sk: str
+    lookup: str | None = None
+    due_pk: str | None = None
+    due_sk: str | None = None
+
+
+def instant(at: datetime) -> str:
+    """UTC to the second, so that text order is time order."""
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def due_partition(shard: int, scope: str = "") -> str:
+    """One of the to-do list's 64 partitions; a tenant with a clock of its own has its own part (`scope`)."""
+    return f"DUE#{scope}#{shard:02d}" if scope else f"DUE#{shard:02d}"
+
+
+def due(identity: str, at: datetime | None, scope: str = "") -> dict[str, str]:
+    """The index attributes of something due at `at`; nothing when it is not."""
+    if at is None:
+        return {}
+    return {
+        "due_pk": due_partition(crc32(identity.encode()) % DUE_SHARDS, scope),
+        "due_sk": f"{instant(at)}#{identity}",
+    }
+
+
+def publisher(pub: str) -> Key:
+    return Key(f"PUB#{pub}", "PUBLISHER")
+
+
+def stripe_account(account: str) -> Key:
+    """The guard: one Stripe account, one publisher."""
+    return Key(f"STRIPE#{account}", "UNIQUE")
+
+
+def oauth_state(state_sha256: str) -> Key:
+    return Key(f"OAUTH#{state_sha256}", "STATE")
+
+
+def completion(token_sha256: str) -> Key:
+    return Key(f"OAUTH#{token_sha256}", "COMPLETION")
+
+
+def tier(pub: str, tier_id: str = "") -> Key:
+    return Key(f"PUB#{pub}", f"TIER#{tier_id}")
+
+
+def meter(pub: str, meter_id: str = "") -> Key:
+    return Key(f"PUB#{pub}", f"METER#{meter_id}")
+
+
+def product(pub: str, product_id: str = "") -> Key:
+    return Key(f"PUB#{pub}", f"API#{product_id}")
+
+
+def gateway_key(pub: str, key_id: str = "") -> Key:
+    return Key(f"PUB#{pub}", f"GATEWAYKEY#{key_id}")
+
+
+def plan(pub: str, plan_id: str = "") -> Key:
+    return Key(f"PUB#{pub}", f"PLAN#{plan_id}")
+
+
+def plan_version(plan_id: str, number: int) -> Key:
+    return Key(f"PLAN#{plan_id}", f"VERSION#{number:04d}")
+
+
+def plan_subscription(plan_id: str, number: int, sub: str = "") -> Key:
+    """Who is on which version: a pointer beside the version."""
+    return Key(f"PLAN#{plan_id}", f"ON#{number:04d}#{sub}")
+
+
+def subscriber(pub: str, subr: str) -> Key:
+    return Key(f"PUB#{pub}#SUBR#{subr}", "SUBSCRIBER")
+
+
+def application(pub: str, subr: str, app: str = "") -> Key:
+    return Key(f"PUB#{pub}#SUBR#{subr}", f"APP#{app}")
+
+
+def subscriber_subscription(pub: str, subr: str, sub: str = "") -> Key:
+    """A subscriber's subscriptions: pointers beside its applications."""
+    return Key(f"PUB#{pub}#SUBR#{subr}", f"SUB#{sub}")
+
+
+def publisher_subscription(pub: str, sub: str = "") -> Key:
+    """A publisher's subscriptions: pointers."""
+    return Key(f"PUB#{pub}#SUBS", f"SUB#{sub}")
+
+
+def subscription(sub: str) -> Key:
+    return Key(f"SUB#{sub}", "SUBSCRIPTION")
+
+
+def guard(app: str, api: str) -> Key:
+    """One live subscription per (application, API)."""
+    return Key(f"APP#{app}#API#{api}", "UNIQUE")
+
+
+def api_key(key_sha256: str) -> Key:
+    return Key(f"KEY#{key_sha256}", "KEY")
+
+
+def subscription_key(sub: str, key_id: str = "") -> Key:
+    """A subscription's keys by id, without the key: what a person may list and revoke."""
+    return Key(f"SUB#{sub}", f"KEY#{key_id}")
+
+
+def bill(sub: str, edge: datetime | None = None) -> Key:
+    return Key(f"SUB#{sub}", f"BILL#{instant(edge) if edge else ''}")
+
+
+def bill_lines(sub: str, edge: datetime) -> Key:
+    return Key(f"SUB#{sub}", f"LINES#{instant(edge)}")
+
+
+def invoice(inv: str) -> Key:
+    return Key(f"INV#{inv}", "INVOICE")
+
+
+def publisher_invoice(pub: str, issued: datetime | str, inv: str = "") -> Key:
+    """A publisher's invoices of one month, in order of issue: pointers."""
+    at = issued if isinstance(issued, str) else instant(issued)
+    return Key(f"PUB#{pub}#INV#{at[:7]}", f"{at}#{inv}")
+
+
+def subscriber_invoice(pub: str, subr: str, inv: str = "") -> Key:
+    """A subscriber's invoices at one publisher: pointers."""
+    return Key(f"PUB#{pub}#SUBR#{subr}", f"INV#{inv}")
+
+
+def audit(pub: str, month: str, entry: str = "") -> Key:
+    return Key(f"PUB#{pub}#AUDIT#{month}", entry)
+
+
+def event(stripe_event: str) -> str:
+    """The inbox's key."""
+    return f"EVENT#{stripe_event}"
+
+
+def usage(sub: str, month: str, shard: int) -> str:
+    """The partition of one subscription's usage of one month (`yyyy-mm`) and shard."""
+    return f"USAGE#{sub}#{month}#{shard}"
+
+
+def batch(day: date, batch_id: str) -> str:
+    return f"BATCH#{day:%Y-%m-%d}#{batch_id}"
+
+
+def late(day: date, batch_id: str) -> str:
+    return f"LATE#{day:%Y-%m-%d}#{batch_id}"
+
+
+def adjust(day: date, number: int) -> str:
+    return f"ADJUST#{day:%Y-%m-%d}#{number:04d}"
+
+
+_OF: dict[type, Callable[[Any], Key]] = {
+    Publisher: lambda it: publisher(it.id),
+    Tier: lambda it: tier(it.publisher, it.id),
+    Meter: lambda it: meter(it.publisher, it.id),
+    Product: lambda it: product(it.publisher, it.id),
+    Plan: lambda it: plan(it.publisher, it.id),
+    PlanVersion: lambda it: plan_version(it.plan, it.number),
+    Subscriber: lambda it: subscriber(it.publisher, it.id),
+    Application: lambda it: application(it.publisher, it.subscriber, it.id),
+    Subscription: lambda it: Key(f"SUB#{it.id}", "SUBSCRIPTION", **due(it.id, it.due_at)),
+    Bill: lambda it: Key(f"SUB#{it.subscription}", f"BILL#{instant(it.edge)}", **due(it.id, it.next_at)),
+    BillLines: lambda it: bill_lines(it.subscription, it.edge),
+    Invoice: lambda it: Key(f"INV#{it.id}", "INVOICE", lookup=it.stripe_id, **due(it.id, it.next_attempt_at)),
+    AuditEntry: lambda it: audit(it.publisher, f"{it.at:%Y-%m}", it.id),
+}
+
+
+def register(kind: type, key: Callable[[Any], Key]) -> None:
+    """Teach where a further kind of entity stands (called once, at import, by the adapter that owns it)."""
+    _OF[kind] = key
+
+
+def of(entity: object) -> Key:
+    """Where an entity stands."""
+    return _OF[type(entity)](entity)
