@@ -76,3 +76,19 @@ class IllegalMove(Conflict):
 
     def __init__(self, entity: str, state: str, move: str) -> None:
         super().__init__("illegal_move", f"A {entity} that is {state} cannot {move}.", state=state, move=move)
+
+
+class ProviderBusy(Unavailable):
+    """Stripe did not answer, or asks to come back later: whether it acted is found out by the same request again."""
+
+
+class ProviderRefused(Conflict):
+    """Stripe answered no. `members["provider_code"]` is its code."""
+
+
+class CardDeclined(ProviderRefused):
+    """The customer's bank answered no. `members["decline_code"]` is its reason."""
+
+
+class AccountUnreachable(ProviderRefused):
+    """The publisher's account does not let us in any more: it was deauthorized or closed."""

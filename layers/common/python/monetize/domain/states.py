@@ -1,4 +1,4 @@
-"""State machines as data: which moves exist, and where they lead. The diagrams in `docs/states.md` are drawn from here."""
+"""State machines as data: which moves exist, and where they lead. `docs/states.md` is drawn from here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,7 +51,12 @@ SUBSCRIPTION = Machine(
     "pending_payment",
     {
         "pending_approval": {"approve": "pending_payment", "activate": "active", "reject": "ended", "expire": "ended"},
-        "pending_payment": {"activate": "active", "await_invoice": "pending_invoice", "expire": "ended", "cancel": "ended"},
+        "pending_payment": {
+            "activate": "active",
+            "await_invoice": "pending_invoice",
+            "expire": "ended",
+            "cancel": "ended",
+        },
         "pending_invoice": {"activate": "active", "expire": "ended", "cancel": "ended"},
         "active": {"pause": "paused", "cancel": "ended"},
         "paused": {"resume": "active", "cancel": "ended"},

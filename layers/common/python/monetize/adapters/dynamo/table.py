@@ -1,10 +1,10 @@
 """One way to read and write an entity: a JSON document with a revision, every write conditional on it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import msgspec
 
@@ -54,8 +54,8 @@ class Op:
 
 
 @cache
-def _decoder(kind: type) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(kind)
+def _decoder(kind: Hashable) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(cast("type", kind))
 
 
 _encode = msgspec.json.Encoder(decimal_format="string", uuid_format="canonical").encode
@@ -68,10 +68,9 @@ def document(entity: object) -> str:
 
 def read[T](kind: type[T], item: dict[str, Any]) -> T:
     """The entity an item holds, with the item's revision."""
-    entity = _decoder(kind).decode(item["doc"]["S"])
-    if hasattr(entity, "rev"):
-        return replace(entity, rev=int(item["rev"]["N"]))  # type: ignore[type-var] # every entity is a dataclass
-    return entity  # type: ignore[no-any-return]
+    entity: Any = _decoder(cast("Hashable", kind)).decode(item["doc"]["S"])
+    read_at: T = replace(entity, rev=int(item["rev"]["N"]))
+    return read_at
 
 
 def item_of(entity: Any, rev: int, expires_at: datetime | None = None) -> dict[str, Any]:
@@ -247,9 +246,7 @@ class Table:
             found: dict[tuple[str, str], dict[str, Any]] = {}
             asked: list[dict[str, Any]] = [{"pk": {"S": key.pk}, "sk": {"S": key.sk}} for key in part]
             while asked:
-                answer = self.client.batch_get_item(
-                    RequestItems={self.name: {"Keys": asked, "ConsistentRead": True}}
-                )
+                answer = self.client.batch_get_item(RequestItems={self.name: {"Keys": asked, "ConsistentRead": True}})
                 for item in answer["Responses"].get(self.name, ()):
                     found[item["pk"]["S"], item["sk"]["S"]] = item
                 asked = answer.get("UnprocessedKeys", {}).get(self.name, {}).get("Keys", [])

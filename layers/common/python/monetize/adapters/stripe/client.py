@@ -1,0 +1,81 @@
+"""A Stripe client with time-outs of its own, and Stripe's errors told as ours.
+
+Facts of stripe-python 16: it retries nothing unless told, ignores `Retry-After`, and waits 80 seconds by default.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import stripe
+
+from monetize.domain.errors import AccountUnreachable, CardDeclined, NotFound, ProviderBusy, ProviderRefused
+
+CONNECT_SECONDS = 2
+READ_SECONDS = 20
+
+stripe.enable_telemetry = False  # it would write a file into the home folder
+
+
+def build(key: str, *, api_base: str = "", connect_base: str = "", http_client: Any = None) -> stripe.StripeClient:
+    """A client. Retries are ours (a queue's, or the caller's): the SDK makes none."""
+    bases: dict[str, str] = {}
+    if api_base:
+        bases["api"] = api_base
+    if connect_base:
+        bases["connect"] = connect_base
+    return stripe.StripeClient(
+        key,
+        base_addresses=bases,  # type: ignore[arg-type] # a TypedDict whose keys are all optional
+        max_network_retries=0,
+        http_client=http_client or stripe.RequestsClient(timeout=(CONNECT_SECONDS, READ_SECONDS)),
+    )
+
+
+def options(account: str | None = None, key: str | None = None) -> Any:
+    """Request options: the publisher's account and our derived idempotency key."""
+    chosen: dict[str, str] = {}
+    if account:
+        chosen["stripe_account"] = account
+    if key:
+        chosen["idempotency_key"] = key
+    return chosen
+
+
+@contextmanager
+def told_as_ours() -> Iterator[None]:
+    """Translate what the SDK raises into `domain.errors`; anything unknown goes through as it is."""
+    try:
+        yield
+    except stripe.CardError as error:
+        raise CardDeclined(
+            "card_declined",
+            "The bank declined the payment.",
+            provider_code=error.code or "card_declined",
+            decline_code=str(getattr(error.error, "decline_code", None) or ""),
+        ) from error
+    except (stripe.RateLimitError, stripe.APIConnectionError) as error:
+        raise ProviderBusy("stripe_unavailable", "Stripe does not answer now.", retry_after=2) from error
+    except stripe.PermissionError as error:
+        raise AccountUnreachable(
+            "account_unreachable", "The Stripe account is not connected any more.", provider_code=error.code or ""
+        ) from error
+    except stripe.AuthenticationError as error:
+        raise ProviderBusy("stripe_key_refused", "The platform's Stripe key is refused.") from error
+    except stripe.IdempotencyError as error:
+        raise ProviderRefused(
+            "stripe_key_mismatch", "The same key was used for another request.", provider_code="idempotency_error"
+        ) from error
+    except stripe.InvalidRequestError as error:
+        if error.code == "resource_missing" and error.http_status == 404:
+            raise NotFound("stripe_object_missing", "Stripe has no such object.", param=error.param or "") from error
+        raise ProviderRefused(
+            "stripe_refused",
+            "Stripe refused the request.",
+            provider_code=error.code or "",
+            param=error.param or "",
+            provider_message=str(error.user_message or ""),
+        ) from error
+    except stripe.APIError as error:
+        # 409 idempotency_key_in_use and every 5xx: whether it was done shows when the same key is sent again.
+        raise ProviderBusy("stripe_unavailable", "Stripe does not answer now.", retry_after=2) from error

@@ -1,0 +1,114 @@
+"""The composition root: which adapters serve which use case. Everything is made once and imported when first needed."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from monetize.config import load
+
+_parts: dict[str, Any] = {}
+_made: list[Callable[[], Any]] = []
+
+
+def override(**parts: Any) -> None:
+    """Use these parts instead of AWS's: clock, ids, dynamodb, sqs, ssm, s3, events, stripe_http.
+
+    For one machine and for tests. Called without parts it goes back to the real ones. What was made before is made anew.
+    """
+    _parts.clear()
+    _parts.update(parts)
+    load.cache_clear()
+    for each in _made:
+        each.cache_clear()  # type: ignore[attr-defined] # every one is a functools.cache
+
+
+def part[T](make: Callable[[], T]) -> Callable[[], T]:
+    """Made once, until parts are overridden."""
+    once = cache(make)
+    _made.append(once)
+    return once
+
+
+def _client(name: str) -> Any:
+    if name in _parts:
+        return _parts[name]
+    import boto3
+    from botocore.config import Config
+
+    # Short time-outs: a request that hangs must leave time for the retry within the function's own limit.
+    settings = Config(connect_timeout=2, read_timeout=5, retries={"mode": "standard", "total_max_attempts": 4})
+    return boto3.client(name, config=settings)  # type: ignore[call-overload] # the name is not a literal here
+
+
+@part
+def clock() -> Any:
+    """What time it is."""
+    from monetize.adapters.clock import SystemClock
+
+    return _parts.get("clock") or SystemClock()
+
+
+@part
+def ids() -> Any:
+    """New names."""
+    from monetize.adapters.ids import Ids
+
+    return _parts.get("ids") or Ids()
+
+
+@part
+def dynamodb() -> Any:
+    """boto3's low-level DynamoDB client."""
+    return _client("dynamodb")
+
+
+@part
+def sqs() -> Any:
+    """boto3's low-level SQS client."""
+    return _client("sqs")
+
+
+@part
+def core() -> Any:
+    """The Core table."""
+    from monetize.adapters.dynamo.table import Table
+
+    return Table(dynamodb(), load().core_table)
+
+
+@part
+def parameters() -> Any:
+    """Secrets by name."""
+    from monetize.adapters.parameters import Parameters
+
+    return Parameters(_client("ssm"))
+
+
+@part
+def stripe_events_queue() -> Any:
+    """From the webhook to the worker."""
+    from monetize.adapters.queue import Queue
+
+    return Queue(sqs(), load().stripe_events_queue_url)
+
+
+@part
+def billing_queue() -> Any:
+    """From the tick to the workers."""
+    from monetize.adapters.queue import Queue
+
+    return Queue(sqs(), load().billing_queue_url)
+
+
+@part
+def stripe() -> Any:
+    """Stripe's client, with the platform's key."""
+    from monetize.adapters.stripe import client
+
+    config = load()
+    return client.build(
+        parameters().secret(config.stripe_key_parameter),
+        api_base=config.stripe_api_base,
+        connect_base=config.stripe_connect_base,
+        http_client=_parts.get("stripe_http"),
+    )
