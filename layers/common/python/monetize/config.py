@@ -24,6 +24,7 @@ class Config:
     public_base_url: str
     portal_url: str
     upgrade_url: str
+    portal_return_paths: tuple[str, ...]
     claim_organization: str
     claim_plan: str
     claim_roles: str
@@ -53,6 +54,7 @@ def load() -> Config:
         public_base_url=env.get("PUBLIC_BASE_URL", "").rstrip("/"),
         portal_url=env.get("PORTAL_URL", "").rstrip("/"),
         upgrade_url=env.get("UPGRADE_URL", ""),
+        portal_return_paths=tuple(env.get("PORTAL_RETURN_PATHS", "/,/monetization").split(",")),
         claim_organization=env.get("CLAIM_ORGANIZATION", "organization"),
         claim_plan=env.get("CLAIM_PLAN", "platform_plan"),
         claim_roles=env.get("CLAIM_ROLES", "roles"),

@@ -13,7 +13,7 @@ _made: list[Callable[[], Any]] = []
 def override(**parts: Any) -> None:
     """Use these parts instead of AWS's: clock, ids, dynamodb, sqs, ssm, s3, events, stripe_http.
 
-    For one machine and for tests. Called without parts it goes back to the real ones. What was made before is made anew.
+    For one machine and for tests. Called without parts it goes back to the real ones. Parts already made are made anew.
     """
     _parts.clear()
     _parts.update(parts)
@@ -111,4 +111,34 @@ def stripe() -> Any:
         api_base=config.stripe_api_base,
         connect_base=config.stripe_connect_base,
         http_client=_parts.get("stripe_http"),
+    )
+
+
+@part
+def portal() -> str:
+    """Where browsers are sent back to: the first of the portal's origins."""
+    return load().portal_url.split(",")[0].rstrip("/")
+
+
+@part
+def onboarding() -> Any:
+    """What onboarding works with."""
+    from monetize.adapters.dynamo.publishers import PublisherTable
+    from monetize.adapters.stripe.onboarding import OAuthOnboarding
+    from monetize.services.onboarding import Ports
+
+    config = load()
+    return Ports(
+        publishers=PublisherTable(core()),
+        provider=OAuthOnboarding(
+            stripe(),
+            config.stripe_client_id,
+            f"{config.public_base_url}/stripe/oauth/callback",
+            config.stripe_connect_base,
+        ),
+        ids=ids(),
+        livemode=config.livemode,
+        trial_plans=config.trial_plans,
+        upgrade_url=config.upgrade_url,
+        return_paths=config.portal_return_paths,
     )

@@ -5,6 +5,37 @@ from datetime import datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OAuthState:
+    """What is remembered under a state's hash until its one use."""
+
+    organization: str
+    user: str
+    return_to: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """A connected account as Stripe tells it."""
+
+    id: str
+    name: str
+    country: str
+    currency: str
+    charges_enabled: bool
+    requirements: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """What the provider gave for a code: never a token."""
+
+    account: str
+    livemode: bool
+    scope: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StripeLink:
     """The connected account. No tokens: the platform's key with `Stripe-Account` does everything."""
 

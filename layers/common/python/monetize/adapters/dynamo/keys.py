@@ -1,7 +1,7 @@
 """Every key of every table, built here and nowhere else (the tables of DESIGN: Core, Usage, Inbox)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any
 from zlib import crc32
@@ -15,6 +15,7 @@ from monetize.domain.publishers import Publisher
 from monetize.domain.subscriptions import Application, Subscriber, Subscription
 
 DUE_SHARDS = 64
+LINKS = "DUE#LINKS"  # pending Stripe links, by the end of their life: few, so one partition
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +180,14 @@ def adjust(day: date, number: int) -> str:
     return f"ADJUST#{day:%Y-%m-%d}#{number:04d}"
 
 
+def _pending_link(it: Publisher) -> dict[str, str]:
+    if it.pending is None:
+        return {}
+    return {"due_pk": LINKS, "due_sk": f"{instant(it.pending.expires_at)}#{it.id}"}
+
+
 _OF: dict[type, Callable[[Any], Key]] = {
-    Publisher: lambda it: publisher(it.id),
+    Publisher: lambda it: replace(publisher(it.id), **_pending_link(it)),
     Tier: lambda it: tier(it.publisher, it.id),
     Meter: lambda it: meter(it.publisher, it.id),
     Product: lambda it: product(it.publisher, it.id),
