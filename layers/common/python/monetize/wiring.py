@@ -142,3 +142,27 @@ def onboarding() -> Any:
         upgrade_url=config.upgrade_url,
         return_paths=config.portal_return_paths,
     )
+
+
+@part
+def inbox() -> Any:
+    """Which Stripe events were seen."""
+    from monetize.adapters.dynamo.inbox import InboxTable
+
+    return InboxTable(dynamodb(), load().inbox_table)
+
+
+@part
+def receiving() -> Any:
+    """What the webhook works with."""
+    from monetize.adapters import stripe_json
+    from monetize.services.receiving import Ports
+
+    config = load()
+    return Ports(
+        inbox=inbox(),
+        queue=stripe_events_queue(),
+        secrets=lambda: parameters().secrets(config.webhook_secrets_parameter),
+        read=stripe_json.read,
+        livemode=config.livemode,
+    )

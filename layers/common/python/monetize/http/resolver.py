@@ -30,7 +30,7 @@ from monetize.domain.errors import (
     Refusal,
     TooLarge,
 )
-from monetize.http import caller, problems
+from monetize.http import caller, plain, problems
 
 MAX_BODY = 256 * 1024
 IDEMPOTENCY_SECONDS = 24 * 3600
@@ -74,12 +74,12 @@ def answer(
     method, path = http["method"], event["rawPath"]
     body = event.get("body") or ""
     if len(body) > MAX_BODY:
-        return _plain(problems.response(TooLarge("body_too_large", f"A body may hold {MAX_BODY} bytes.")))
+        return plain.problem(TooLarge("body_too_large", f"A body may hold {MAX_BODY} bytes."))
     key = event.get("headers", {}).get("idempotency-key")
     if method != "POST" or key is None or dynamodb is None or secret(method, path):
         return app.resolve(event, context)
     if not 1 <= len(key) <= MAX_KEY or not key.isprintable():
-        return _plain(problems.response(Invalid("bad_idempotency_key", f"1 to {MAX_KEY} printable characters.")))
+        return plain.problem(Invalid("bad_idempotency_key", f"1 to {MAX_KEY} printable characters."))
     claims = event["requestContext"].get("authorizer", {}).get("jwt", {}).get("claims", {})
     whose = [claims.get(load().claim_organization, ""), claims.get("sub", ""), event["routeKey"], path, key]
     config = IdempotencyConfig(
@@ -105,13 +105,9 @@ def answer(
     except _NotKept as refused:
         return refused.answered
     except IdempotencyValidationError:
-        return _plain(
-            problems.response(Invalid("idempotency_key_reused", "This Idempotency-Key was used for another request."))
-        )
+        return plain.problem(Invalid("idempotency_key_reused", "This Idempotency-Key was used for another request."))
     except IdempotencyAlreadyInProgressError:
-        return _plain(
-            problems.response(Conflict("idempotency_key_in_use", "The first request with this key is still running."))
-        )
+        return plain.problem(Conflict("idempotency_key_in_use", "The first request with this key is still running."))
     return answered
 
 
@@ -181,16 +177,6 @@ def _invalid(error: RequestValidationError) -> Refusal:
         pointer = "/".join(str(part) for part in each.get("loc", ()))
         found.append({"at": pointer, "problem": str(each.get("msg", "invalid"))[:200]})
     return Invalid("invalid_request", "The request does not have the documented form.", errors=found[:20])
-
-
-def _plain(refused: Response[str]) -> dict[str, Any]:
-    return {
-        "statusCode": refused.status_code,
-        "headers": {"Content-Type": problems.CONTENT_TYPE, **{name: str(v) for name, v in refused.headers.items()}},
-        "body": refused.body,
-        "isBase64Encoded": False,
-        "cookies": [],
-    }
 
 
 def _json(body: object) -> str:
