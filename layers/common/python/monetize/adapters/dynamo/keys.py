@@ -6,14 +6,6 @@ from datetime import UTC, date, datetime
 from typing import Any
 from zlib import crc32
 
-from monetize.domain.audit import AuditEntry
-from monetize.domain.catalog import Product, Tier
-from monetize.domain.invoices import Bill, BillLines, Invoice
-from monetize.domain.meters import Meter
-from monetize.domain.plans import Plan, PlanVersion
-from monetize.domain.publishers import Publisher
-from monetize.domain.subscriptions import Application, Subscriber, Subscription
-
 DUE_SHARDS = 64
 LINKS = "DUE#LINKS"  # pending Stripe links, by the end of their life: few, so one partition
 
@@ -95,6 +87,25 @@ def plan_subscription(plan_id: str, number: int, sub: str = "") -> Key:
     return Key(f"PLAN#{plan_id}", f"ON#{number:04d}#{sub}")
 
 
+def plan_move(plan_id: str, move: str = "") -> Key:
+    return Key(f"PLAN#{plan_id}", f"MOVE#{move}")
+
+
+def moving(plan_id: str, number: int) -> Key:
+    """The guard: subscriptions of one version are moved by one move at a time."""
+    return Key(f"PLAN#{plan_id}", f"MOVING#{number:04d}")
+
+
+def name(pub: str, kind: str, text: str) -> Key:
+    """The guard of a name that is unique, whatever its case, among a publisher's things of one kind."""
+    return Key(f"PUB#{pub}#NAMES", f"{kind}#{text.casefold()}")
+
+
+def meter_sequence(pub: str) -> Key:
+    """The last number given to a meter of the publisher."""
+    return Key(f"PUB#{pub}", "SEQUENCE#METER")
+
+
 def subscriber(pub: str, subr: str) -> Key:
     return Key(f"PUB#{pub}#SUBR#{subr}", "SUBSCRIBER")
 
@@ -123,6 +134,7 @@ def guard(app: str, api: str) -> Key:
 
 
 def api_key(key_sha256: str) -> Key:
+    """A key's own item (a subscription's or a gateway's), found by its hash."""
     return Key(f"KEY#{key_sha256}", "KEY")
 
 
@@ -168,6 +180,11 @@ def usage(sub: str, month: str, shard: int) -> str:
     return f"USAGE#{sub}#{month}#{shard}"
 
 
+def sandbox_usage(sub: str, month: str) -> str:
+    """The partition of one subscription's sandbox usage of one month: never billed, never sealed."""
+    return f"USAGE#{sub}#{month}#sandbox"
+
+
 def batch(day: date, batch_id: str) -> str:
     return f"BATCH#{day:%Y-%m-%d}#{batch_id}"
 
@@ -180,34 +197,38 @@ def adjust(day: date, number: int) -> str:
     return f"ADJUST#{day:%Y-%m-%d}#{number:04d}"
 
 
-def _pending_link(it: Publisher) -> dict[str, str]:
+def _pending_link(it: Any) -> dict[str, str]:
     if it.pending is None:
         return {}
     return {"due_pk": LINKS, "due_sk": f"{instant(it.pending.expires_at)}#{it.id}"}
 
 
-_OF: dict[type, Callable[[Any], Key]] = {
-    Publisher: lambda it: replace(publisher(it.id), **_pending_link(it)),
-    Tier: lambda it: tier(it.publisher, it.id),
-    Meter: lambda it: meter(it.publisher, it.id),
-    Product: lambda it: product(it.publisher, it.id),
-    Plan: lambda it: plan(it.publisher, it.id),
-    PlanVersion: lambda it: plan_version(it.plan, it.number),
-    Subscriber: lambda it: subscriber(it.publisher, it.id),
-    Application: lambda it: application(it.publisher, it.subscriber, it.id),
-    Subscription: lambda it: Key(f"SUB#{it.id}", "SUBSCRIPTION", **due(it.id, it.due_at)),
-    Bill: lambda it: Key(f"SUB#{it.subscription}", f"BILL#{instant(it.edge)}", **due(it.id, it.next_at)),
-    BillLines: lambda it: bill_lines(it.subscription, it.edge),
-    Invoice: lambda it: Key(f"INV#{it.id}", "INVOICE", lookup=it.stripe_id, **due(it.id, it.next_attempt_at)),
-    AuditEntry: lambda it: audit(it.publisher, f"{it.at:%Y-%m}", it.id),
+# By the entity's name, so that the functions of the hot path can build keys without importing every entity.
+_OF: dict[str, Callable[[Any], Key]] = {
+    "Publisher": lambda it: replace(publisher(it.id), **_pending_link(it)),
+    "Tier": lambda it: tier(it.publisher, it.id),
+    "Meter": lambda it: meter(it.publisher, it.id),
+    "Product": lambda it: product(it.publisher, it.id),
+    "Plan": lambda it: plan(it.publisher, it.id),
+    "PlanVersion": lambda it: plan_version(it.plan, it.number),
+    "Move": lambda it: plan_move(it.plan, it.id),
+    "Subscriber": lambda it: subscriber(it.publisher, it.id),
+    "Application": lambda it: application(it.publisher, it.subscriber, it.id),
+    "Subscription": lambda it: Key(f"SUB#{it.id}", "SUBSCRIPTION", **due(it.id, it.due_at)),
+    "Bill": lambda it: Key(f"SUB#{it.subscription}", f"BILL#{instant(it.edge)}", **due(it.id, it.next_at)),
+    "BillLines": lambda it: bill_lines(it.subscription, it.edge),
+    "Invoice": lambda it: Key(f"INV#{it.id}", "INVOICE", lookup=it.stripe_id, **due(it.id, it.next_attempt_at)),
+    "AuditEntry": lambda it: audit(it.publisher, f"{it.at:%Y-%m}", it.id),
+    "ApiKey": lambda it: api_key(it.sha256),
+    "GatewayKey": lambda it: api_key(it.sha256),
 }
 
 
 def register(kind: type, key: Callable[[Any], Key]) -> None:
     """Teach where a further kind of entity stands (called once, at import, by the adapter that owns it)."""
-    _OF[kind] = key
+    _OF[kind.__name__] = key
 
 
 def of(entity: object) -> Key:
     """Where an entity stands."""
-    return _OF[type(entity)](entity)
+    return _OF[type(entity).__name__](entity)
