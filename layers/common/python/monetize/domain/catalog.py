@@ -4,6 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
+# Some of a list in order, and where the rest begins (None at the end).
+type Listing[T] = tuple[tuple[T, ...], str | None]
+
 DEFAULT_TIERS = (
     ("Gold", "5,000 requests a minute", 5000),
     ("Silver", "2,000 requests a minute", 2000),
@@ -36,6 +39,7 @@ class Tier:
     throttle: Throttle = Throttle()
     in_use: int = 0  # products it is applied to; a tier in use is not deleted
     created_at: datetime
+    deleted_at: datetime | None = None  # kept: subscriptions that ended tell which tier they had
     rev: int = 0
 
 
@@ -52,7 +56,9 @@ class Product:
     tiers: tuple[str, ...] = ()
     environments: tuple[str, ...] = ("production", "sandbox")
     approval: bool = False
+    in_bundles: int = 0  # bundles it is part of; such an API is not deleted
     created_at: datetime
+    deleted_at: datetime | None = None  # kept: invoices and ended subscriptions name it
     rev: int = 0
 
     @property
@@ -64,6 +70,39 @@ class Product:
     def guards(self) -> tuple[str, ...]:
         """The APIs for which an application may hold one live subscription only."""
         return self.apis or (self.id,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unmoved:
+    """A subscription that a move left where it was, and the code of the refusal."""
+
+    subscription: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """A bulk move of the subscriptions of one version of a plan to another. `after` is how far it got.
+
+    `when` is `now` or `period_end` (each subscription's own). `failures` holds the first ones; `failed` counts all.
+    """
+
+    id: str
+    publisher: str
+    plan: str
+    from_version: int
+    to_version: int
+    when: str
+    status: str = "running"  # states.MOVE
+    moved: int = 0
+    failed: int = 0
+    failures: tuple[Unmoved, ...] = ()
+    after: str | None = None
+    actor: str
+    created_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None = None
+    rev: int = 0
 
 
 def label(tiers: Iterable[Tier]) -> str | None:

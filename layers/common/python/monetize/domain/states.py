@@ -114,4 +114,6 @@ INVOICE = Machine(
     },
 )
 
-MACHINES = (PUBLISHER, PLAN, SUBSCRIPTION, PAYMENT, BILL, INVOICE)
+MOVE = Machine("move", "running", {"running": {"step": "running", "finish": "done"}, "done": {}})
+
+MACHINES = (PUBLISHER, PLAN, SUBSCRIPTION, PAYMENT, BILL, INVOICE, MOVE)
