@@ -1,7 +1,21 @@
-"""A subscription: an application's right to call one API at one tier, and the spans of time it pays by one price."""
+"""A subscription: an application's right to call one API at one tier, and the spans of time it pays by one price.
 
-from dataclasses import dataclass
-from datetime import datetime
+Times are aware and UTC. What is in force and what is billed when are pure functions of the entity, so that whoever
+asks (a gateway, the billing run, an estimate) gets the same answer without waiting for a worker.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from monetize.domain.periods import Anchor, AnchorMode, Period, anchor_for, end_of_day, midnight, next_edge, trial_end
+
+FREE: Final = "free"
+TRIAL: Final = "trial"
+PAID: Final = "paid"
+PAUSED: Final = "paused"
+
+MOST_HISTORY: Final = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +54,7 @@ class Subscriber:
     contact: Contact | None = None
     customers: tuple[Customer, ...] = ()
     payment_grace_days: int | None = None
+    erasing: bool = False  # while the customers at Stripe are being deleted: nothing new begins
     erased_at: datetime | None = None
     created_at: datetime
     rev: int = 0
@@ -65,23 +80,45 @@ class Application:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """From `start` to the next span (or the end) one plan version holds. `kind`: free, trial, paid, paused."""
+    """From `start` to the next span (or the end) one plan version holds. `kind`: free, trial, paid, paused.
+
+    Every start but the first is a UTC midnight. `advance`: the version has charges in advance, so a paid stretch opens
+    with a bill.
+    """
 
     start: datetime
     kind: str
     tier: str
     plan: str | None = None
     version: int | None = None
+    advance: bool = False
+
+    @property
+    def paid(self) -> bool:
+        """Whether it is billed."""
+        return self.kind == PAID
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A change of tier that waits for its instant, always a period's end."""
+    """A change of tier that waits for its instant: a period's end or the next midnight."""
 
     at: datetime
     tier: str
     plan: str | None = None
     version: int | None = None
+    advance: bool = False
+    currency: str = ""
+    anchor: AnchorMode = "calendar"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What the machine did to a subscription, and when. What a person did is in the audit."""
+
+    at: datetime
+    what: str
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,13 +176,18 @@ class Subscription:
     cancel_at: datetime | None = None
     ended_at: datetime | None = None
     end_reason: str = ""
-    checkout: str | None = None  # Stripe's session, while payment is pending
+    checkout: str | None = None  # Stripe's session, while payment is pending; its address is never stored
     checkout_expires_at: datetime | None = None
-    spend_cap: int | None = None
+    pending_until: datetime | None = None  # when what is still pending ends by itself
+    spend_cap: int | None = None  # the subscriber's, minor units a period
+    publisher_spend_cap: int | None = None  # the publisher's; the lower one holds
     topups: tuple[TopUp, ...] = ()
     discounts: tuple[Discount, ...] = ()
     shards: tuple[tuple[str, int], ...] = ()  # (yyyy-mm, shard count) where it is not 1, set before the month begins
     invoice_email: str = ""
+    approved_at: datetime | None = None
+    due_scope: str = ""  # the part of the to-do list of a publisher with a clock of its own
+    history: tuple[Step, ...] = ()  # the newest MOST_HISTORY
     created_at: datetime
     activated_at: datetime | None = None
     rev: int = 0
@@ -159,3 +201,289 @@ class Subscription:
     def live(self) -> bool:
         """Whether it still holds its guards."""
         return self.status != "ended"
+
+    @property
+    def pending(self) -> bool:
+        """Whether it waits for somebody before it can begin."""
+        return self.status.startswith("pending_")
+
+    @property
+    def anchor(self) -> Anchor:
+        """Where its periods begin."""
+        return Anchor(self.anchor_month, self.anchor_day)
+
+    @property
+    def end(self) -> datetime | None:
+        """When it ended or will end."""
+        return self.ended_at or self.cancel_at
+
+    @property
+    def cap(self) -> int | None:
+        """The spend cap that holds: the lower of the subscriber's and the publisher's."""
+        caps = [cap for cap in (self.spend_cap, self.publisher_spend_cap) if cap is not None]
+        return min(caps, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch `[start, end)` in which one span holds."""
+
+    start: datetime
+    end: datetime
+    span: Span
+
+
+def timeline(subscription: Subscription) -> tuple[Span, ...]:
+    """All spans with the change that waits, and nothing from the end on."""
+    spans, change = subscription.spans, subscription.change
+    if change is not None:
+        spans = retiered(
+            spans, change.at, tier=change.tier, plan=change.plan, version=change.version, advance=change.advance
+        )
+    end = subscription.end
+    return spans if end is None else tuple(span for span in spans if span.start < end)
+
+
+def in_force(subscription: Subscription, at: datetime) -> Span | None:
+    """The span whose price holds at an instant; the first one before it began; None while nothing began."""
+    line = timeline(subscription)
+    begun = [span for span in line if span.start <= at]
+    return begun[-1] if begun else (line[0] if line else None)
+
+
+def tier_at(subscription: Subscription, at: datetime) -> tuple[str, str | None, int | None]:
+    """Tier, plan and version that entitle at an instant. A change that has come due holds before a worker sees it."""
+    change = subscription.change
+    if change is not None and change.at <= at:
+        return change.tier, change.plan, change.version
+    return subscription.tier, subscription.plan, subscription.version
+
+
+def status_at(subscription: Subscription, at: datetime) -> str:
+    """The status at an instant: a cancellation that has come due holds before a worker sees it."""
+    if subscription.live and subscription.cancel_at is not None and subscription.cancel_at <= at:
+        return "ended"
+    return subscription.status
+
+
+def segments(subscription: Subscription, start: datetime, end: datetime) -> tuple[Segment, ...]:
+    """The stretches of `[start, end)`, in order, each under one span; they meet without a gap.
+
+    A UTC day belongs to the span in force from its midnight: spans begin at midnights, and the first day, begun
+    anywhere, belongs to the first span; so the whole days of a segment are `periods.utc_days` of it.
+    """
+    line = timeline(subscription)
+    found: list[Segment] = []
+    for at, span in enumerate(line):
+        after = line[at + 1].start if at + 1 < len(line) else end
+        first, last = max(span.start, start), min(after, end, subscription.end or end)
+        if first < last:
+            found.append(Segment(first, last, span))
+    return tuple(found)
+
+
+def first_edge(subscription: Subscription) -> datetime | None:
+    """The first billing date: the first paid instant when something is charged in advance, else its period's end."""
+    opening = next((span for span in timeline(subscription) if span.paid), None)
+    if opening is None:
+        return None
+    return opening.start if opening.advance else following_edge(subscription, opening.start)
+
+
+def following_edge(subscription: Subscription, after: datetime) -> datetime | None:
+    """The first billing date later than `after`, which lies on or after the first paid instant; None when none comes.
+
+    Billing dates are the ends of anchored periods while it pays, every instant at which a paid stretch begins or ends,
+    and the end of the subscription.
+    """
+    end = subscription.end
+    if end is not None and end <= after:
+        return None
+    now = in_force(subscription, after)
+    dates = [] if end is None else [end]
+    if now is not None and now.paid:
+        dates.append(next_edge(after, subscription.anchor))
+    previous = now
+    for span in timeline(subscription):
+        if span.start > after:
+            opens = span.paid and (span.advance or (previous is not None and previous.paid))
+            closes = previous is not None and previous.paid and not span.paid
+            if opens or closes:
+                dates.append(span.start)
+                break
+            if span.paid:  # a paid stretch that opens without a bill: its first one ends its first period
+                dates.append(next_edge(span.start, subscription.anchor))
+                break
+            previous = span
+    return min(dates, default=None)
+
+
+def upcoming_edge(subscription: Subscription) -> datetime | None:
+    """The next billing date that has not been billed."""
+    if not subscription.spans:
+        return None
+    if subscription.last_edge is None:
+        return first_edge(subscription)
+    return following_edge(subscription, subscription.last_edge)
+
+
+def arrears_period(subscription: Subscription, edge: datetime) -> Period | None:
+    """What a bill at `edge` charges in arrears: since the last bill, or the first paid instant. None: an opening."""
+    opening = next((span.start for span in timeline(subscription) if span.paid), None)
+    start = subscription.last_edge or opening
+    return None if start is None or start >= edge else Period(start, edge)
+
+
+def advance_period(subscription: Subscription, edge: datetime) -> Period | None:
+    """What a bill at `edge` charges in advance: to the next billing date. None where nothing paid begins."""
+    span = in_force(subscription, edge)
+    if span is None or not span.paid or (subscription.end is not None and subscription.end <= edge):
+        return None
+    return Period(edge, next_edge(edge, subscription.anchor))
+
+
+def bill_due_at(subscription: Subscription, edge: datetime, grace_hours: int) -> datetime:
+    """When the bill at `edge` may be made: at once when nothing metered is in it, else after the grace.
+
+    The day on which an exact cancellation falls is over first: its usage is still on the way.
+    """
+    arrears = arrears_period(subscription, edge)
+    metered = arrears is not None and any(
+        segment.span.paid for segment in segments(subscription, arrears.start, arrears.end)
+    )
+    return max(edge + timedelta(hours=grace_hours), end_of_day(edge)) if metered else edge
+
+
+def due_at(subscription: Subscription, grace_hours: int) -> datetime | None:
+    """When the next thing is to be done: an end, a change, or a bill. Its place in the to-do list."""
+    dates: list[datetime] = []
+    if subscription.pending and subscription.pending_until is not None:
+        dates.append(subscription.pending_until)
+    if subscription.live and subscription.cancel_at is not None:
+        dates.append(subscription.cancel_at)
+    if subscription.live and subscription.change is not None:
+        dates.append(subscription.change.at)
+    if subscription.next_edge is not None:
+        dates.append(bill_due_at(subscription, subscription.next_edge, grace_hours))
+    return min(dates, default=None)
+
+
+def scheduled(subscription: Subscription, grace_hours: int) -> Subscription:
+    """The same with its next billing date and its place in the to-do list; after every change of what decides them."""
+    found = replace(subscription, next_edge=upcoming_edge(subscription))
+    return replace(found, due_at=due_at(found, grace_hours))
+
+
+def billed(subscription: Subscription, edge: datetime, grace_hours: int) -> Subscription:
+    """The same once the bill at `edge` is claimed: on to the next billing date."""
+    return scheduled(replace(subscription, last_edge=edge), grace_hours)
+
+
+def begun(
+    subscription: Subscription, now: datetime, *, advance: bool, trial_days: int, anchor: AnchorMode
+) -> Subscription:
+    """The same with its first spans: free, or a trial of whole days and then paid, or paid. `now` has whole seconds."""
+    tier, plan, version = subscription.tier, subscription.plan, subscription.version
+    if plan is None:
+        return replace(subscription, spans=(Span(start=now, kind=FREE, tier=tier),), activated_at=now)
+    paid_from = trial_end(now, trial_days) if trial_days else now
+    paid = Span(start=paid_from, kind=PAID, tier=tier, plan=plan, version=version, advance=advance)
+    trial = (Span(start=now, kind=TRIAL, tier=tier, plan=plan, version=version, advance=advance),)
+    return replace(
+        anchored(subscription, anchor, paid_from), spans=(*(trial if trial_days else ()), paid), activated_at=now
+    )
+
+
+def anchored(subscription: Subscription, mode: AnchorMode, first_paid: datetime) -> Subscription:
+    """The same with its periods anchored: to calendar months, or to the day it first pays."""
+    anchor = anchor_for(mode, first_paid)
+    return replace(subscription, anchor_month=anchor.month, anchor_day=anchor.day)
+
+
+def retiered(
+    spans: tuple[Span, ...], at: datetime, *, tier: str, plan: str | None, version: int | None, advance: bool
+) -> tuple[Span, ...]:
+    """Spans with another tier from `at` on. A trial keeps its end; what is paused stays paused; free becomes paid."""
+
+    def kind_of(span: Span) -> str:
+        if span.kind == PAUSED:
+            return PAUSED
+        if plan is None:
+            return FREE
+        return TRIAL if span.kind == TRIAL else PAID
+
+    before = tuple(span for span in spans if span.start < at)
+    later = tuple(span for span in spans if span.start > at)
+    here = next((span for span in spans if span.start == at), before[-1] if before else None)
+    if here is None:
+        raise ValueError("a change begins after the subscription does")
+    rest = (replace(here, start=at), *later)
+    if plan is None:
+        rest = rest[:1] if rest[0].kind != PAUSED else rest
+    return before + tuple(
+        replace(span, kind=kind_of(span), tier=tier, plan=plan, version=version, advance=advance) for span in rest
+    )
+
+
+def from_today(subscription: Subscription, now: datetime) -> datetime:
+    """When something that costs more begins by price: today's midnight, so the whole day; or the next one.
+
+    The next one on the subscription's own first day, and when today's midnight is a billing date that was billed.
+    """
+    today = midnight(now.date())
+    first = subscription.spans[0].start
+    if today <= first or (subscription.last_edge is not None and today <= subscription.last_edge):
+        return from_tomorrow(now)
+    return today
+
+
+def from_tomorrow(now: datetime) -> datetime:
+    """The next UTC midnight, later than `now`."""
+    return midnight(now.date() + timedelta(days=1))
+
+
+def running_period(subscription: Subscription, now: datetime) -> Period | None:
+    """The period an instant falls into, for one that pays then; bounded by the first paid instant and the end."""
+    span = in_force(subscription, now)
+    if span is None or not span.paid or span.start > now:
+        return None
+    return next((each for each in billing_periods(subscription, now) if each.holds(now)), None)
+
+
+def billing_periods(subscription: Subscription, until: datetime) -> tuple[Period, ...]:
+    """What was not billed in arrears yet, period by period, up to the one that holds `until`."""
+    opening = next((span.start for span in timeline(subscription) if span.paid), None)
+    start = subscription.last_edge or opening
+    found: list[Period] = []
+    while start is not None and start <= until:
+        edge = following_edge(subscription, start)
+        if edge is None:
+            break
+        found.append(Period(start, edge))
+        start = edge
+    return tuple(found)
+
+
+def paused_from(subscription: Subscription, at: datetime) -> Subscription:
+    """The same, not paying from the midnight `at` on."""
+    span = in_force(subscription, at)
+    if span is None:
+        raise ValueError("what has not begun cannot pause")
+    kept = tuple(each for each in subscription.spans if each.start < at)
+    return replace(subscription, spans=(*kept, replace(span, start=at, kind=PAUSED)))
+
+
+def resumed_from(subscription: Subscription, at: datetime) -> Subscription:
+    """The same, paying again from the midnight `at` on; a pause that did not begin before `at` never was."""
+    kept = tuple(each for each in subscription.spans if each.start < at)
+    last = kept[-1]
+    if last.kind != PAUSED:
+        return replace(subscription, spans=kept)
+    kind = FREE if last.plan is None else PAID
+    return replace(subscription, spans=(*kept, replace(last, start=at, kind=kind)))
+
+
+def noted(subscription: Subscription, at: datetime, what: str, detail: str = "") -> Subscription:
+    """The same with one more step in its history."""
+    steps = (*subscription.history, Step(at=at, what=what, detail=detail))
+    return replace(subscription, history=steps[-MOST_HISTORY:])

@@ -143,12 +143,34 @@ def subscription_key(sub: str, key_id: str = "") -> Key:
     return Key(f"SUB#{sub}", f"KEY#{key_id}")
 
 
+def request(request_sha256: str) -> Key:
+    """The natural key of a request that makes something once: whose it is and the caller's own key, hashed."""
+    return Key(f"REQUEST#{request_sha256}", "ONCE")
+
+
+def topup(sub: str, key_sha256: str) -> Key:
+    """The natural key, for ever, of a top-up."""
+    return Key(f"SUB#{sub}", f"TOPUP#{key_sha256}")
+
+
 def bill(sub: str, edge: datetime | None = None) -> Key:
     return Key(f"SUB#{sub}", f"BILL#{instant(edge) if edge else ''}")
 
 
 def bill_lines(sub: str, edge: datetime) -> Key:
     return Key(f"SUB#{sub}", f"LINES#{instant(edge)}")
+
+
+def bill_of(bill_id: str) -> Key:
+    """A bill by its public name, `{subscription}.{yyyymmddThhmmssZ}`."""
+    sub, _, stamp = bill_id.rpartition(".")
+    edge = datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    return bill(sub, edge)
+
+
+def parked(pub: str, bill_id: str = "") -> Key:
+    """A publisher's parked and held bills: pointers."""
+    return Key(f"PUB#{pub}#PARKED", f"BILL#{bill_id}")
 
 
 def invoice(inv: str) -> Key:
@@ -214,7 +236,7 @@ _OF: dict[str, Callable[[Any], Key]] = {
     "Move": lambda it: plan_move(it.plan, it.id),
     "Subscriber": lambda it: subscriber(it.publisher, it.id),
     "Application": lambda it: application(it.publisher, it.subscriber, it.id),
-    "Subscription": lambda it: Key(f"SUB#{it.id}", "SUBSCRIPTION", **due(it.id, it.due_at)),
+    "Subscription": lambda it: Key(f"SUB#{it.id}", "SUBSCRIPTION", **due(it.id, it.due_at, it.due_scope)),
     "Bill": lambda it: Key(f"SUB#{it.subscription}", f"BILL#{instant(it.edge)}", **due(it.id, it.next_at)),
     "BillLines": lambda it: bill_lines(it.subscription, it.edge),
     "Invoice": lambda it: Key(f"INV#{it.id}", "INVOICE", lookup=it.stripe_id, **due(it.id, it.next_attempt_at)),
