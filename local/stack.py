@@ -3,10 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
-
-import yaml
 
 REGION = "us-east-1"
 ACCOUNT = "000000000000"
@@ -50,31 +47,6 @@ class _NoValue:
 
 
 NO_VALUE = _NoValue()
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML with CloudFormation's short tags, each turned into its long form."""
-
-
-def _tagged(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
-    value: Any
-    if isinstance(node, yaml.ScalarNode):
-        value = loader.construct_scalar(node)
-    elif isinstance(node, yaml.SequenceNode):
-        value = loader.construct_sequence(node, deep=True)
-    else:
-        value = loader.construct_mapping(cast("yaml.MappingNode", node), deep=True)
-    if suffix == "GetAtt" and isinstance(value, str):
-        value = value.split(".", 1)
-    return {suffix if suffix in {"Ref", "Condition"} else f"Fn::{suffix}": value}
-
-
-_Loader.add_multi_constructor("!", _tagged)
-
-
-def read(path: Path) -> dict[str, Any]:
-    """The template as plain data, intrinsic functions in their long form."""
-    return cast("dict[str, Any]", yaml.load(path.read_text("utf-8"), _Loader))  # noqa: S506 # a SafeLoader subclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +175,7 @@ class Schedule:
 
 @dataclass(slots=True)
 class Stack:
-    """A template and this machine's values for its parameters.
+    """A template (as `local.template.load` reads it) and this machine's values for its parameters.
 
     `queue_base` is where the queue stand-in answers (`http://127.0.0.1:9324`).
     """
@@ -345,8 +317,7 @@ class Stack:
             yield logical_id, self.resolve(resource.get("Properties", {}))
 
     def _globals(self, section: str) -> dict[str, Any]:
-        resolved = self.resolve(self.document.get("Globals", {}).get(section, {}))
-        return cast("dict[str, Any]", resolved)
+        return cast("dict[str, Any]", self.resolve(self.document.get("Globals", {}).get(section, {})))
 
     def functions(self) -> dict[str, Function]:
         """Every function, by logical id, with the Globals section merged in."""
