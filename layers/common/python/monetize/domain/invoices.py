@@ -7,6 +7,21 @@ from monetize.domain.rating import Line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """One entry of the to-do list: what (subscription, bill, invoice …), since when, and where it stands.
+
+    `mark` is its index key as read: a lease is taken on condition that it is still that.
+    """
+
+    kind: str
+    id: str
+    at: datetime
+    pk: str
+    sk: str
+    mark: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bill:
     """At most one for (subscription, edge): its key says so. Money in minor units of `currency`.
 

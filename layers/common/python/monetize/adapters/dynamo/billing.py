@@ -1,0 +1,177 @@
+"""What is due, and the bills and invoices that come of it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from monetize.adapters.dynamo import keys
+from monetize.adapters.dynamo.table import Lost, Page, Table, claim, put, read, release
+from monetize.domain.errors import PreconditionFailed
+from monetize.domain.invoices import Bill, BillLines, Due, Invoice
+from monetize.domain.plans import PlanVersion
+from monetize.domain.publishers import Publisher
+from monetize.domain.subscriptions import Subscriber, Subscription
+
+KINDS = {"SUBSCRIPTION": "subscription", "INVOICE": "invoice"}
+
+
+@dataclass(frozen=True, slots=True)
+class BillingTable:
+    """The Core table, as the billing run asks it."""
+
+    table: Table
+
+    def due_in_shard(self, shard: int, now: datetime, *, scope: str = "", limit: int = 1000) -> list[Due]:
+        """The head of one shard of the to-do list, oldest first."""
+        found: list[Due] = []
+        request = {
+            "TableName": self.table.name,
+            "IndexName": "due",
+            "KeyConditionExpression": "due_pk = :shard AND due_sk < :until",
+            "ExpressionAttributeValues": {
+                ":shard": {"S": keys.due_partition(shard, scope)},
+                # One past "now#…": what is due this very second is due.
+                ":until": {"S": keys.instant(now) + "$"},
+            },
+            "Limit": limit,
+        }
+        while len(found) < limit:
+            answer = self.table.client.query(**request)
+            for item in answer["Items"]:
+                at, _, identity = item["due_sk"]["S"].partition("#")
+                found.append(
+                    Due(
+                        kind=KINDS.get(item["sk"]["S"], item["sk"]["S"].partition("#")[0].lower()),
+                        id=identity,
+                        at=datetime.strptime(at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC),
+                        pk=item["pk"]["S"],
+                        sk=item["sk"]["S"],
+                        mark=item["due_sk"]["S"],
+                    )
+                )
+            if "LastEvaluatedKey" not in answer:
+                break
+            request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+        return found[:limit]
+
+    def lease(self, due: Due, until: datetime) -> bool:
+        """Move it out of the way until then, so that the next tick does not enqueue it again. False: somebody did."""
+        client = self.table.client
+        try:
+            client.update_item(
+                TableName=self.table.name,
+                Key={"pk": {"S": due.pk}, "sk": {"S": due.sk}},
+                UpdateExpression="SET due_sk = :until",
+                ConditionExpression="due_sk = :mark",
+                ExpressionAttributeValues={
+                    ":until": {"S": f"{keys.instant(until)}#{due.id}"},
+                    ":mark": {"S": due.mark},
+                },
+            )
+        except client.exceptions.ConditionalCheckFailedException:
+            return False
+        return True
+
+    def subscription(self, sub: str) -> Subscription | None:
+        """One subscription."""
+        return self.table.get(Subscription, keys.subscription(sub))
+
+    def publisher(self, pub: str) -> Publisher | None:
+        """One publisher."""
+        return self.table.get(Publisher, keys.publisher(pub))
+
+    def subscriber(self, pub: str, subr: str) -> Subscriber | None:
+        """One subscriber of a publisher."""
+        return self.table.get(Subscriber, keys.subscriber(pub, subr))
+
+    def plan_version(self, plan: str, number: int) -> PlanVersion | None:
+        """One published version."""
+        return self.table.get(PlanVersion, keys.plan_version(plan, number))
+
+    def claim(self, moved: Subscription, bill: Bill) -> bool:
+        """The bill, if there is none for this edge, and the subscription's next date: both or neither.
+
+        False when another worker claimed it, or the subscription changed meanwhile: read again.
+        """
+        try:
+            self.table.write(put(moved), put(bill))
+        except Lost:
+            return False
+        return True
+
+    def move(self, moved: Subscription) -> bool:
+        """The subscription's next date alone, where its edge owes nothing. False when it changed meanwhile."""
+        try:
+            self.table.write(put(moved))
+        except Lost:
+            return False
+        return True
+
+    def bill(self, sub: str, edge: datetime) -> Bill | None:
+        """One bill."""
+        return self.table.get(Bill, keys.bill(sub, edge))
+
+    def bills(self, sub: str, *, newest_first: bool = False, limit: int | None = None) -> tuple[Bill, ...]:
+        """A subscription's bills, by edge."""
+        page = self.table.query(f"SUB#{sub}", "BILL#", newest_first=newest_first, limit=limit)
+        return tuple(read(Bill, item) for item in page.items)
+
+    def lines(self, sub: str, edge: datetime) -> BillLines | None:
+        """A bill's frozen lines; None until it is rated."""
+        return self.table.get(BillLines, keys.bill_lines(sub, edge))
+
+    def freeze(self, lines: BillLines) -> BillLines:
+        """Store the lines if there are none: of two workers who rated, the first one's are the bill's."""
+        try:
+            self.table.write(put(lines))
+        except Lost:
+            stored = self.lines(lines.subscription, lines.edge)
+            if stored is None:
+                raise
+            return stored
+        return replace(lines, rev=1)
+
+    def save(self, bill: Bill) -> Bill:
+        """Replace a bill that is still as it was read. PreconditionFailed: another worker is on it, leave it to them."""
+        try:
+            self.table.write(put(bill))
+        except Lost:
+            raise PreconditionFailed("changed_meanwhile", "The bill changed since it was read.") from None
+        return replace(bill, rev=bill.rev + 1)
+
+    def record_invoice(self, invoice: Invoice) -> None:
+        """The invoice and its place in its publisher's list, if absent: its id derives from its bill."""
+        for op in (put(invoice), claim(keys.publisher_invoice(invoice.publisher, invoice.issued_at, invoice.id))):
+            try:
+                self.table.write(op)
+            except Lost:
+                continue
+
+    def invoice(self, inv: str) -> Invoice | None:
+        """One invoice."""
+        return self.table.get(Invoice, keys.invoice(inv))
+
+    def park_mark(self, bill: Bill, parked: bool) -> None:
+        """List or unlist a parked bill under its publisher: a pointer beside the bill."""
+        key = keys.parked(bill.publisher, bill.id)
+        try:
+            self.table.write(claim(key) if parked else release(key))
+        except Lost:
+            return
+
+    def parked(self, pub: str, *, after: str | None, limit: int) -> Page[Bill]:
+        """A publisher's parked and held bills."""
+        page = self.table.query(keys.parked(pub).pk, keys.parked(pub).sk, after=after, limit=limit)
+        wanted = [keys.bill_of(item["sk"]["S"].removeprefix(keys.parked(pub).sk)) for item in page.items]
+        return Page(tuple(self.table.get_many(Bill, wanted)), page.after)
+
+    def invoices_of(self, pub: str, month: str) -> Iterator[Invoice]:
+        """A publisher's invoices of one month (yyyy-mm), in order of issue."""
+        after: str | None = None
+        while True:
+            page = self.table.query(keys.publisher_invoice(pub, month).pk, after=after, limit=100)
+            wanted = [keys.invoice(item["sk"]["S"].partition("#")[2]) for item in page.items]
+            yield from self.table.get_many(Invoice, wanted)
+            if page.after is None:
+                return
+            after = page.after

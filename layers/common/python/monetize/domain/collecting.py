@@ -1,0 +1,82 @@
+"""What is sent to Stripe for one bill, and what Stripe says it holds. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvoiceLine:
+    """One line as sent: our integer, never negative, the arithmetic in the description."""
+
+    amount: int
+    description: str
+    product: str
+    period_start: datetime
+    period_end: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftRequest:
+    """Everything a draft is made of but its lines. `bill` and `attempt` are found again in its metadata."""
+
+    account: str
+    customer: str
+    currency: str
+    bill: str
+    invoice: str
+    attempt: int
+    subscription: str
+    collection: str
+    days_until_due: int
+    automatic_tax: bool
+    application_fee: int
+    footer: str
+    custom_fields: tuple[tuple[str, str], ...]
+    description: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldInvoice:
+    """An invoice as Stripe holds it now. Money in minor units; `subtotal` is `total_excluding_tax`."""
+
+    id: str
+    status: str  # draft, open, paid, void, uncollectible
+    currency: str
+    customer: str
+    subtotal: int
+    total: int
+    tax: int
+    amount_paid: int
+    amount_remaining: int
+    number: str
+    lines: tuple[int, ...]  # the amounts of the first page of lines, at most 250
+    line_count_complete: bool
+    bill: str
+    attempt: int
+    created: datetime
+    attempted: int = 0
+    hosted_url: str = ""
+    pdf_url: str = ""
+    failure: str = ""
+
+
+def differences(
+    held: HeldInvoice, lines: Sequence[InvoiceLine], currency: str, customer: str, *, tax_included: bool = False
+) -> tuple[str, ...]:
+    """What Stripe's draft has otherwise than ours, in words; empty when they agree to the minor unit.
+
+    Where prices include tax, our amounts are compared with the total; otherwise with the total without tax.
+    """
+    found = []
+    if held.currency != currency:
+        found.append(f"currency {held.currency} instead of {currency}")
+    if held.customer != customer:
+        found.append("another customer")
+    ours = sorted(line.amount for line in lines)
+    if held.line_count_complete and sorted(held.lines) != ours:
+        found.append(f"{len(held.lines)} lines {sum(held.lines)} instead of {len(ours)} lines {sum(ours)}")
+    total = held.total if tax_included else held.subtotal
+    if total != sum(ours):
+        found.append(f"total {total} instead of {sum(ours)}")
+    return tuple(found)
