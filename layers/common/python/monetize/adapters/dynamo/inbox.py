@@ -37,7 +37,7 @@ class InboxTable:
             )
         except self._client.exceptions.ConditionalCheckFailedException as seen:
             was: dict[str, Any] = seen.response.get("Item", {})
-            return was.get("state", {}).get("S") != "done"
+            return bool(was.get("state", {}).get("S") != "done")
         return True
 
     def get(self, event: str) -> tuple[Notice, str] | None:
