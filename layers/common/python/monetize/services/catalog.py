@@ -52,8 +52,7 @@ class Store(Protocol):
 
     def gateway_key(self, publisher: str, key: str) -> GatewayKey | None: ...
     def gateway_keys(self, publisher: str, after: str | None, limit: int) -> Listing[GatewayKey]: ...
-    def add_gateway_key(self, key: GatewayKey, asked: str, entry: AuditEntry) -> bool: ...
-    def asked_for_gateway_key(self, publisher: str, key: str) -> str: ...
+    def add_gateway_key(self, key: GatewayKey, entry: AuditEntry) -> bool: ...
     def save_gateway_key(self, key: GatewayKey, entry: AuditEntry) -> GatewayKey: ...
 
 
@@ -604,11 +603,12 @@ def make_gateway_key(act: Act, name: str, asked: str | None, ports: Ports) -> Ma
         created_at=act.at,
     )
     entry = act.entry(ports.ids, "gateway_key.created", key.id, None, {"name": name, "hint": key.hint})
-    if ports.store.add_gateway_key(key, name, entry):
+    if ports.store.add_gateway_key(key, entry):
         return MadeKey(replace(key, rev=1), secret)
-    if ports.store.asked_for_gateway_key(act.publisher, key_id) != name:
+    made = _gateway_key(act.publisher, key_id, ports)
+    if made.name != name:
         raise Invalid("idempotency_key_reused", "This Idempotency-Key was used for another request.")
-    return MadeKey(_gateway_key(act.publisher, key_id, ports), None)
+    return MadeKey(made, None)
 
 
 def revoke_gateway_key(act: Act, key_id: str, ports: Ports) -> None:
