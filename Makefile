@@ -1,0 +1,75 @@
+# `make help` lists what there is. Environments are made when first needed: .venv, and .venv-sam for the SAM CLI.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+PYTHON := .venv/bin/python
+# `sam build` wants the runtime's own python3.13 on PATH: the environment of the SAM CLI has it.
+SAM := PATH="$(CURDIR)/.venv-sam/bin:$$PATH" SAM_CLI_TELEMETRY=0 AWS_DEFAULT_REGION=us-east-1 .venv-sam/bin/sam
+CODE := functions layers/common/python local tests
+COMPILE := .venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.13
+
+.PHONY: help
+help: ## what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: ready ready-sam
+ready:
+	@local/setup.sh dev
+ready-sam:
+	@local/setup.sh sam
+
+.PHONY: demo
+demo: ready ## the whole story on this machine; ACCESS_LOG=file takes a web server's log as the traffic
+	@$(PYTHON) -m local.demo $(if $(ACCESS_LOG),--access-log "$(ACCESS_LOG)")
+
+.PHONY: run
+run: ready ## keep the system up and print its addresses, tokens and a first curl
+	@$(PYTHON) -m local.run
+
+.PHONY: test
+test: ready ## every test; ARGS="tests/unit -k money" for some
+	@$(PYTHON) -m pytest -q -n 2 $(ARGS)
+
+.PHONY: check
+check: format-check lint types template-lint test ## everything that must hold before a change lands
+
+.PHONY: format
+format: ready ## write the code as ruff formats it
+	@$(PYTHON) -m ruff format --quiet $(CODE)
+	@$(PYTHON) -m ruff check --quiet --fix $(CODE)
+
+.PHONY: format-check
+format-check: ready
+	@$(PYTHON) -m ruff format --check --quiet $(CODE) || { $(PYTHON) -m ruff format --check $(CODE); exit 1; }
+
+.PHONY: lint
+lint: ready ## rules of style, and the direction of imports
+	@$(PYTHON) -m ruff check --quiet $(CODE)
+	@PYTHONPATH=layers/common/python .venv/bin/lint-imports --no-cache
+
+.PHONY: types
+types: ready ## mypy, strict, over functions, layer, local system and tests
+	@$(PYTHON) -m mypy $(CODE)
+
+.PHONY: template-lint
+template-lint: ready-sam ## the template as written, and as SAM translates it
+	@$(SAM) validate --lint --template template.yaml
+	@.venv-sam/bin/python -m local.lint_template template.yaml
+
+.PHONY: build
+build: ready-sam ## sam build
+	@$(SAM) build --cached --parallel
+
+.PHONY: lock
+lock: ready ## compile the pinned requirements anew
+	@$(COMPILE) layers/dependencies/requirements.in -o layers/dependencies/requirements.txt
+	@$(COMPILE) local/requirements/dev.in -o local/requirements/dev.txt
+	@$(COMPILE) local/requirements/sam.in -o local/requirements/sam.txt
+
+.PHONY: clean
+clean: ## remove what was built, the environments included
+	@rm -rf .venv .venv-sam .venv.lock .venv-sam.lock .aws-sam .local .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@find functions layers local tests -name __pycache__ -type d -prune -exec rm -rf {} +
