@@ -2,7 +2,7 @@
 
 from local.stripe_emulator.core import RateLimits, RequestRecord, Response, StripeEmulator
 from local.stripe_emulator.faults import ConnectionBroken, Fault
-from local.stripe_emulator.transport import EmulatorHTTPClient, Server, serve
+from local.stripe_emulator.transport import EmulatorHTTPClient, Server, client_for, serve
 from local.stripe_emulator.webhooks import Delivery
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "Response",
     "Server",
     "StripeEmulator",
+    "client_for",
     "serve",
 ]

@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl
 import stripe
 from stripe._request_options import RequestOptions
 from stripe._stripe_object import UntypedStripeObject
+from typing_extensions import is_typeddict
 
 from local.stripe_emulator.refusals import Refusal, invalid, missing
 
@@ -133,7 +134,7 @@ def _compile(hint: Any, namespace: dict[str, Any]) -> Checker:
         return _list(_compile(typing.get_args(hint)[0], namespace))
     if origin is dict:
         return _map(_compile(typing.get_args(hint)[1], namespace))
-    if typing.is_typeddict(hint):
+    if is_typeddict(hint):
         return _lazy(hint)
     return _SCALARS.get(hint, _anything)
 
@@ -186,18 +187,21 @@ def _union(arms: list[Any], namespace: dict[str, Any]) -> Checker:
     def checked(value: Any, at: str) -> Any:
         if value == "" and "" in literals:
             return ""
-        refused: Refusal | None = None
+        refused: list[Refusal] = []
         for one in checkers:
             try:
                 return one(value, at)
             except Refusal as refusal:
-                deeper = refused is None or len(refusal.body["error"].get("param", "")) > len(
-                    refused.body["error"].get("param", "")
-                )
-                refused = refusal if deeper else refused
-        raise refused or invalid(f"Invalid value: {at}", at)
+                refused.append(refusal)
+        raise max(refused, key=_depth, default=invalid(f"Invalid value: {at}", at))
 
     return checkers[0] if len(checkers) == 1 and "" not in literals else checked
+
+
+def _depth(refusal: Refusal) -> tuple[int, bool]:
+    """Which arm of a union came closest: its complaint lies deepest, or has a code."""
+    error = refusal.body["error"]
+    return len(error.get("param", "")), "code" in error
 
 
 def _enum(words: tuple[Any, ...]) -> Checker:

@@ -57,6 +57,17 @@ class EmulatorHTTPClient(stripe.HTTPClient):
         """Nothing is open."""
 
 
+def client_for(emulator: StripeEmulator, *, api_key: str | None = None) -> stripe.StripeClient:
+    """The real SDK on the emulator, in process, OAuth included."""
+    stripe.enable_telemetry = False
+    return stripe.StripeClient(
+        api_key or emulator.platform_key,
+        http_client=EmulatorHTTPClient(emulator),
+        client_id=emulator.client_id,
+        base_addresses={"api": emulator.base_url, "connect": emulator.base_url},
+    )
+
+
 class Server:
     """A running emulator: API, OAuth and pages on one origin."""
 
