@@ -27,9 +27,13 @@ def _intrinsic(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> dict[st
     return {suffix if suffix in {"Ref", "Condition"} else f"Fn::{suffix}": value}
 
 
+def _text(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
+    return str(loader.construct_scalar(node))
+
+
 _Loader.add_multi_constructor("!", _intrinsic)
-# A template's version date is text, and `2010-09-09` unquoted would be read as a date.
-_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_yaml_str)
+# A template's version is text: unquoted, `2010-09-09` would be read as a date.
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _text)
 
 
 def parse(text: str) -> dict[str, Any]:
