@@ -6,7 +6,7 @@ when asked to. Hooks run outside the lock and may use the client themselves, whi
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -41,17 +41,24 @@ from local.dynamodb.errors import (
 )
 from local.dynamodb.expressions import Compiled, CompiledCondition, CompiledUpdate, Resolved
 from local.dynamodb.faults import Fault, Hook, Injector
+from local.dynamodb.search import (
+    Page,
+    Search,
+    Symbols,
+    check_filter,
+    check_select,
+    key_bounds,
+    read_page,
+    scanned,
+    selected,
+)
 from local.dynamodb.store import (
     Change,
     Index,
     IndexChange,
     Place,
     Row,
-    Schema,
-    Space,
     Table,
-    bounds,
-    scan_position,
 )
 from local.dynamodb.values import (
     MAXIMUM_ITEM_BYTES,
@@ -61,7 +68,6 @@ from local.dynamodb.values import (
     intake_item,
     intake_value,
     item_size,
-    sortable,
 )
 
 if TYPE_CHECKING:
@@ -73,7 +79,6 @@ type Answer = dict[str, Any]
 WRITES = frozenset(
     {"PutItem", "UpdateItem", "DeleteItem", "BatchWriteItem", "TransactWriteItems", "CreateTable", "DeleteTable"}
 )
-PAGE_BYTES = 1024 * 1024
 BATCH_ANSWER_BYTES = 16 * 1024 * 1024
 TRANSACTION_BYTES = 4 * 1024 * 1024
 MAXIMUM_TRANSACTION = 100
@@ -110,14 +115,6 @@ _NO_NAMES: Mapping[str, str] = {}
 _NO_VALUES: Mapping[str, Value] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Symbols:
-    """Names and values of one request."""
-
-    names: Mapping[str, str]
-    values: Mapping[str, Value]
-
-
 @dataclass(slots=True)
 class Write:
     """One checked operation on one item: what it asks, not yet whether it may."""
@@ -134,17 +131,6 @@ class Write:
     update: CompiledUpdate | None
     shows_refused: bool
     """Whether a failed condition returns the item."""
-
-
-@dataclass(slots=True)
-class Page:
-    """What a query or scan met."""
-
-    rows: list[Row]
-    scanned: int
-    size: int
-    last: Row | None
-    """The last row met, when the page ended before the rows did."""
 
 
 @cache
@@ -675,15 +661,15 @@ class MemoryDynamoDB:
             )
         keys = expressions.key_condition(request["KeyConditionExpression"])
         search = self._search(request, (keys,))
-        head, ranged = _key_bounds(keys, search.symbols, search.schema)
+        head, ranged = key_bounds(keys, search.symbols, search.schema)
         forward = request.get("ScanIndexForward", True)
         start = self._start(request, search)
         if start is not None and start[0] != head:
             raise InvalidRequestError(
                 "The provided starting key is outside query boundaries based on provided conditions"
             )
-        rows = _selected(search, head, ranged, None if start is None else start[1], forward=forward)
-        return self._found(request, search, _page(rows, search, request.get("Limit")))
+        rows = selected(search, head, ranged, None if start is None else start[1], forward=forward)
+        return self._found(request, search, read_page(rows, search, request.get("Limit")))
 
     def _scan(self, request: Request) -> Answer:
         if not _LEGACY.isdisjoint(request):
@@ -691,10 +677,10 @@ class MemoryDynamoDB:
         if ("Segment" in request) is not ("TotalSegments" in request):
             raise InvalidRequestError("The Segment and TotalSegments parameters must be given together")
         search = self._search(request, ())
-        rows = _scanned(
+        rows = scanned(
             search.space, self._start(request, search), request.get("Segment", 0), request.get("TotalSegments", 1)
         )
-        return self._found(request, search, _page(rows, search, request.get("Limit")))
+        return self._found(request, search, read_page(rows, search, request.get("Limit")))
 
     def _search(self, request: Request, compiled: Sequence[Compiled]) -> "Search":
         """Everything a query and a scan check alike."""
@@ -718,10 +704,10 @@ class MemoryDynamoDB:
                 raise InvalidRequestError("Consistent reads are not supported on global secondary indexes")
         search = Search(table, index, symbols, condition, None)
         if condition is not None and compiled:
-            _check_filter(condition, search)
+            check_filter(condition, search)
         if projection is not None:
             search.paths = _paths(projection, projection.paths, symbols)
-        _check_select(request, search)
+        check_select(request, search)
         return search
 
     def _start(self, request: Request, search: "Search") -> Place | None:
@@ -935,29 +921,6 @@ class MemoryDynamoDB:
         return answer
 
 
-@dataclass(slots=True)
-class Search:
-    """A checked query or scan."""
-
-    table: Table
-    index: Index | None
-    symbols: Symbols
-    filter: CompiledCondition | None
-    paths: list[Resolved] | None
-
-    @property
-    def schema(self) -> Schema:
-        return self.table.schema if self.index is None else self.index.schema
-
-    @property
-    def space(self) -> Space:
-        return self.table.space if self.index is None else self.index.space
-
-    def key_attributes(self) -> tuple[str, ...]:
-        own = self.table.schema.attributes()
-        return own if self.index is None else (*self.index.schema.attributes(), *own)
-
-
 class Waiter:
     """Tables are there, or gone, at once: waiting is asking once."""
 
@@ -1063,145 +1026,3 @@ def _merge_unprocessed(operation: str, answer: Answer, left: Mapping[str, Any]) 
             unprocessed[name] = each
         else:
             unprocessed[name]["Keys"].extend(each["Keys"])
-
-
-def _key_bounds(
-    compiled: expressions.CompiledKeyCondition, symbols: Symbols, keys: Schema
-) -> tuple[Any, tuple[str, list[Any]] | None]:
-    """The hash key of a query, and its condition on the range key."""
-    tests: dict[Any, expressions.KeyTest] = {}
-    for test in compiled.tests:
-        path = test.path.resolved(symbols.names)
-        if path[0] in tests:
-            raise InvalidRequestError("KeyConditionExpressions must only contain one condition per key")
-        if len(path) > 1:
-            raise InvalidRequestError("KeyConditionExpressions cannot have conditions on nested attributes")
-        tests[path[0]] = test
-    if keys.hash not in tests:
-        raise InvalidRequestError(f"Query condition missed key schema element: {keys.hash}")
-    if len(tests) > 1 and keys.range not in tests:
-        raise InvalidRequestError(
-            f"Query condition missed key schema element: {keys.range}"
-            if keys.range
-            else "Query key condition not supported"
-        )
-    if len(tests) > len(keys.attributes()):
-        raise InvalidRequestError("Conditions can be of length 1 or 2 only")
-    if tests[keys.hash].operator != "=":
-        raise InvalidRequestError("Query key condition not supported")
-    (head,) = _key_operands(tests[keys.hash], symbols, keys.hash, keys.hash_type)
-    if len(tests) == 1:
-        return head, None
-    test = tests[keys.range]
-    return head, (test.operator, _key_operands(test, symbols, keys.range, keys.range_type))
-
-
-def _key_operands(test: expressions.KeyTest, symbols: Symbols, name: str, kind: str) -> list[Any]:
-    found: list[Any] = []
-    for operand in test.operands:
-        value = symbols.values[operand]
-        if kind not in value or (test.operator == "begins_with" and kind == "N"):
-            raise InvalidRequestError(
-                "One or more parameter values were invalid: Condition parameter type does not match schema type"
-            )
-        if not value[kind]:
-            raise InvalidRequestError(
-                "One or more parameter values are not valid. The AttributeValue for a key attribute cannot contain "
-                f"an empty {'string' if kind == 'S' else 'binary'} value. Key: {name}"
-            )
-        found.append(sortable(kind, value[kind]))
-    return found
-
-
-def _check_filter(condition: CompiledCondition, search: Search) -> None:
-    keys = search.schema.attributes()
-    for path in condition.symbols.paths:
-        name = path.resolved(search.symbols.names)[0]
-        if name in keys:
-            raise InvalidRequestError(
-                f"Filter Expression can only contain non-primary key attributes: Primary key attribute: {name}"
-            )
-
-
-def _check_select(request: Request, search: Search) -> None:
-    select = request.get("Select")
-    if search.paths is not None and select not in {None, "SPECIFIC_ATTRIBUTES"}:
-        raise InvalidRequestError(f"Cannot specify the ProjectionExpression when choosing to get {select}")
-    if select == "SPECIFIC_ATTRIBUTES" and search.paths is None:
-        raise InvalidRequestError(
-            "Must specify the AttributesToGet or ProjectionExpression when choosing to get SPECIFIC_ATTRIBUTES"
-        )  # one message
-    index = search.index
-    if index is None:
-        if select == "ALL_PROJECTED_ATTRIBUTES":
-            raise InvalidRequestError("ALL_PROJECTED_ATTRIBUTES can be used only when Querying using an IndexName")
-        return
-    if index.local or index.projection == "ALL":
-        return
-    if select == "ALL_ATTRIBUTES":
-        raise InvalidRequestError(
-            "One or more parameter values were invalid: Select type ALL_ATTRIBUTES is not supported for global "
-            f"secondary index {index.name} because its projection type is not ALL"
-        )
-    for path in search.paths or ():
-        if path[0] not in index.attributes:
-            raise InvalidRequestError(
-                "One or more parameter values were invalid: "
-                f"Global secondary index {index.name} does not project [{path[0]}]"
-            )
-
-
-def _selected(
-    search: Search, head: Any, ranged: tuple[str, list[Any]] | None, after: Any, *, forward: bool
-) -> Iterator[Row]:
-    """Rows of one partition within the bounds, in the asked direction, beginning behind `after`."""
-    partition = search.space.partitions.get(head)
-    if partition is None:
-        return
-    keys = partition.keys
-    low, high = 0, len(keys)
-    if ranged is not None:
-        low, high = bounds(keys, ranged[0], ranged[1], entries=search.index is not None)
-    if after is not None:
-        if forward:
-            low = max(low, bounds(keys, ">", [after], entries=False)[0])
-        else:
-            high = min(high, bounds(keys, "<", [after], entries=False)[1])
-    for position in range(low, high) if forward else range(high - 1, low - 1, -1):
-        yield partition.rows[keys[position]]
-
-
-def _scanned(space: Space, start: Place | None, segment: int, segments: int) -> Iterator[Row]:
-    order = space.order()
-    first = 0
-    if start is not None:
-        first = bounds(order, ">=", [(scan_position(start[0]), start[0])], entries=False)[0]
-    for position, head in order[first:] if first else order:
-        if position % segments != segment:
-            continue
-        partition = space.partitions[head]
-        keys = partition.keys
-        low = 0
-        if start is not None and head == start[0]:
-            low = bounds(keys, ">", [start[1]], entries=False)[0]
-        for key in keys[low:] if low else keys:
-            yield partition.rows[key]
-
-
-def _page(rows: Iterator[Row], search: Search, limit: int | None) -> Page:
-    """Rows up to a limit or 1 MB, counted before the filter. A page that ends at its limit says so, last or not."""
-    found: list[Row] = []
-    scanned = size = 0
-    last: Row | None = None
-    condition, symbols = search.filter, search.symbols
-    for row in rows:
-        if scanned and size + row.size > PAGE_BYTES:
-            return Page(found, scanned, size, last)
-        scanned += 1
-        size += row.size
-        last = row
-        if condition is None or condition.holds(row.item, symbols.names, symbols.values):
-            found.append(row)
-        if scanned == limit:
-            return Page(found, scanned, size, last)
-    return Page(found, scanned, size, None)
