@@ -131,7 +131,7 @@ class StripeEmulator(Dashboard):
         self.counts[record.operation] += 1
         try:
             self._limit(account, template)
-            tree = decode(body.decode() if method == "POST" else query)
+            tree = decode(body.decode(errors="replace") if method == "POST" else query)
             record.params = tree
             key = record.idempotency_key if method == "POST" else None
             if key:

@@ -13,13 +13,15 @@ Answer = tuple[int, dict[str, str], str]
 
 def answer(world: World, method: str, path: str, query: str, body: bytes) -> Answer:
     """One page, or what its form does."""
-    form = dict(parse_qsl(body.decode() if method == "POST" else query, keep_blank_values=True))
+    form = dict(parse_qsl(body.decode(errors="replace") if method == "POST" else query, keep_blank_values=True))
     parts = path.strip("/").split("/")
     try:
         if path == "/oauth/authorize":
             return _authorize(world, method, form)
         if len(parts) >= 3 and parts[0] in _PAGES and parts[1] in world.accounts:
             return _PAGES[parts[0]](world, world.accounts[parts[1]], parts[2], method, form)
+    except ValueError:
+        return 400, {}, _html("Refused", "<p>A month and a year are numbers.</p>")
     except Refusal as refusal:
         return refusal.status, {}, _html("Refused", f"<p>{escape(str(refusal))}</p>")
     return 404, {}, _html("Not found", "")

@@ -33,6 +33,7 @@ _PARAMS = re.compile(r"\bparams: (?:Optional\[)?\"(\w+)\"")
 _PART = re.compile(r"\[([^\]]*)\]")
 _INTEGER = re.compile(r"-?\d{1,18}\Z")
 MAX_DEPTH = 12
+MAX_FIELDS = 20_000
 
 
 @cache
@@ -76,7 +77,11 @@ def check(verb: str, path: str, tree: Tree) -> Tree:
 def decode(encoded: str) -> Tree:
     """`a[b][0][c]=1` → `{"a": {"b": {"0": {"c": "1"}}}}`; lists stay keyed by index until their type is known."""
     tree: Tree = {}
-    for key, value in parse_qsl(encoded, keep_blank_values=True, max_num_fields=20_000):
+    try:
+        pairs = parse_qsl(encoded, keep_blank_values=True, max_num_fields=MAX_FIELDS)
+    except ValueError:
+        raise invalid(f"Invalid request: more than {MAX_FIELDS} parameters").not_stored() from None
+    for key, value in pairs:
         bracket = key.find("[")
         if bracket < 0:
             tree[key] = value

@@ -83,6 +83,7 @@ def test_from_connect_to_a_paid_invoice_through_sockets_and_pages(server: tuple[
     assert opened.url is not None
     assert browse(opened.url)[0] == 200
     assert browse(opened.url, {"card": "4000000000000002"})[0] == 402
+    assert browse(opened.url, {"card": "4242424242424242", "exp_month": "May"})[0] == 400
     status, location, _ = browse(opened.url, {"card": "4242424242424242"})
     assert (status, location) == (303, f"http://127.0.0.1/ok?session={opened.id}")
     assert browse(opened.url)[0] == 410

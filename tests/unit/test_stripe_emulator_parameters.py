@@ -94,3 +94,8 @@ def test_an_empty_value_unsets_what_may_be_unset(path: str, encoded: str) -> Non
 def test_a_tree_too_deep_is_refused() -> None:
     with pytest.raises(Refusal):
         parameters.decode("a" + "[b]" * 50 + "=1")
+
+
+def test_too_many_parameters_are_refused() -> None:
+    with pytest.raises(Refusal):
+        parameters.decode("a=1&" * (parameters.MAX_FIELDS + 1) + "a=1")
