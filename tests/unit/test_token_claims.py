@@ -1,6 +1,7 @@
 """The trigger of the stack's own user pool: what it puts into tokens, and what it takes away."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ EVENT = Path(__file__).parents[2] / "events" / "token_claims.json"
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name, value in {"CORE_TABLE": "core", "USAGE_TABLE": "usage", "CLAIM_PLAN": "tier_of_platform"}.items():
         monkeypatch.setenv(name, value)
+    load.cache_clear()
+    yield
     load.cache_clear()
 
 
