@@ -40,15 +40,18 @@ class BadValue(ValueError):
 
 def matches(meter: Meter, data: Mapping[str, object]) -> bool:
     """Whether every filter lets the event through."""
-    return all(_passes(each, data.get(each.property)) for each in meter.filters)
+    return all(passes(each, data.get(each.property)) for each in meter.filters)
 
 
 def quantity(meter: Meter, data: Mapping[str, object]) -> int:
     """How much an event of the meter's type adds: 0 when a filter keeps it out. BadValue when it cannot be told."""
     if not matches(meter, data):
         return 0
-    if meter.aggregation == "count":
-        return 1
+    return 1 if meter.aggregation == "count" else value_of(meter, data)
+
+
+def value_of(meter: Meter, data: Mapping[str, object]) -> int:
+    """The quantity a `sum` meter reads from an event that passed its filters. BadValue when there is none."""
     value = data.get(meter.value_property or "")
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 16:
         value = int(value)
@@ -57,7 +60,8 @@ def quantity(meter: Meter, data: Mapping[str, object]) -> int:
     return value
 
 
-def _passes(each: Filter, value: object) -> bool:
+def passes(each: Filter, value: object) -> bool:
+    """Whether one filter lets this value of its property through."""
     if value is None or isinstance(value, (dict, list)):
         return False
     text = str(value).lower() if isinstance(value, bool) else str(value)

@@ -215,6 +215,25 @@ def late(day: date, batch_id: str) -> str:
     return f"LATE#{day:%Y-%m-%d}#{batch_id}"
 
 
+def correction(day: date, correction_id: str) -> str:
+    return f"CORRECT#{day:%Y-%m-%d}#{correction_id}"
+
+
+def compaction(sub: str) -> str:
+    """The to-do list of days to compact, in the Usage table: one of 64 partitions, ordered by day."""
+    return f"COMPACT#{crc32(sub.encode()) % DUE_SHARDS:02d}"
+
+
+def rejected(pub: str) -> str:
+    """A publisher's rejected events, in the Usage table, in order of day."""
+    return f"REJECTED#{pub}"
+
+
+def threshold(sub: str) -> str:
+    """Which thresholds of a subscription were told of, in the Usage table."""
+    return f"THRESHOLD#{sub}"
+
+
 def adjust(day: date, number: int) -> str:
     return f"ADJUST#{day:%Y-%m-%d}#{number:04d}"
 
