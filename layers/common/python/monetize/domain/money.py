@@ -31,11 +31,9 @@ def chargeable(exact: Decimal, currency: Currency) -> int:
     """Minor units Stripe can charge: one half-up rounding, to the currency's multiple (ISK and UGX whole, …)."""
     if currency.multiple_of == 1:
         return round_half_up(exact)
-    multiple = currency.multiple_of
-    scaled = EXACT.multiply(exact, Decimal(2))
-    # Half-up by integers: a quotient of decimals might not be exact.
-    numerator, denominator = scaled.as_integer_ratio()
-    return multiple * divide_half_up(numerator, denominator * 2 * multiple)
+    # By integers: a quotient of decimals might not be exact.
+    numerator, denominator = exact.as_integer_ratio()
+    return currency.multiple_of * divide_half_up(numerator, denominator * currency.multiple_of)
 
 
 def prorate(amount: int, part_seconds: int, whole_seconds: int, multiple_of: int = 1) -> int:

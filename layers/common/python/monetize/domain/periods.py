@@ -41,7 +41,7 @@ class Period:
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """The day (1–31) on which periods begin, and the month (1–12) in which years do. Days past a month's end clamp."""
+    """The day (1 to 31) periods begin on, and the month (1 to 12) years begin in. Days past a month's end clamp."""
 
     month: int = 1
     day: int = 1
