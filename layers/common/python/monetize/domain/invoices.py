@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import date, datetime
 
+from monetize.domain.collecting import InvoiceLine
 from monetize.domain.rating import Line
 
 
@@ -60,13 +61,38 @@ class Bill:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BillLines:
-    """Frozen when rated; apart from the bill, so that a change of status does not rewrite them."""
+    """What a bill charges, frozen when rated; apart from the bill, so that a change of status does not rewrite it.
+
+    `products[i]` is the Stripe product that `lines[i]` is sold as. `carry_in` and `carry_out` are credit (zero or
+    negative) taken from the bill before and left for the next. `late` names the late entries and corrections it took.
+    """
 
     subscription: str
     edge: datetime
     lines: tuple[Line, ...]
-    usage: tuple[tuple[str, date, int], ...]  # (meter, day, quantity) that was rated
+    products: tuple[str, ...]
+    tax_behavior: str = "unspecified"
+    subtotal: int = 0
+    carry_in: int = 0
+    carry_out: int = 0
+    application_fee: int = 0
+    late: tuple[str, ...] = ()
+    usage: tuple[tuple[str, date, int], ...] = ()  # (meter, day, quantity) that was rated
+    advanced: tuple[tuple[str, datetime, datetime, int], ...] = ()  # charged in advance: (charge, start, end, amount)
     rev: int = 0
+
+    def invoice_lines(self) -> tuple[InvoiceLine, ...]:
+        """The lines as they are sent."""
+        return tuple(
+            InvoiceLine(
+                amount=line.amount,
+                description=line.description,
+                product=product,
+                period_start=line.period.start,
+                period_end=line.period.end,
+            )
+            for line, product in zip(self.lines, self.products, strict=True)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

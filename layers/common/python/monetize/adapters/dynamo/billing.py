@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from monetize.adapters.dynamo import keys
+from monetize.adapters.dynamo.subscriptions import SubscriptionTable
 from monetize.adapters.dynamo.table import Lost, Page, Table, claim, put, read, release
 from monetize.domain.errors import PreconditionFailed
 from monetize.domain.invoices import Bill, BillLines, Due, Invoice
@@ -20,6 +21,7 @@ class BillingTable:
     """The Core table, as the billing run asks it."""
 
     table: Table
+    subscriptions: SubscriptionTable
 
     def due_in_shard(self, shard: int, now: datetime, *, scope: str = "", limit: int = 1000) -> list[Due]:
         """The head of one shard of the to-do list, oldest first."""
@@ -88,22 +90,22 @@ class BillingTable:
         """One published version."""
         return self.table.get(PlanVersion, keys.plan_version(plan, number))
 
-    def claim(self, moved: Subscription, bill: Bill) -> bool:
+    def claim(self, was: Subscription, moved: Subscription, bill: Bill) -> bool:
         """The bill, if there is none for this edge, and the subscription's next date: both or neither.
 
         False when another worker claimed it, or the subscription changed meanwhile: read again.
         """
         try:
-            self.table.write(put(moved), put(bill))
-        except Lost:
+            self.subscriptions.save(was, moved, also=(put(bill),))
+        except (Lost, PreconditionFailed):
             return False
         return True
 
-    def move(self, moved: Subscription) -> bool:
+    def move(self, was: Subscription, moved: Subscription) -> bool:
         """The subscription's next date alone, where its edge owes nothing. False when it changed meanwhile."""
         try:
-            self.table.write(put(moved))
-        except Lost:
+            self.subscriptions.save(was, moved)
+        except (Lost, PreconditionFailed):
             return False
         return True
 
@@ -111,10 +113,10 @@ class BillingTable:
         """One bill."""
         return self.table.get(Bill, keys.bill(sub, edge))
 
-    def bills(self, sub: str, *, newest_first: bool = False, limit: int | None = None) -> tuple[Bill, ...]:
-        """A subscription's bills, by edge."""
-        page = self.table.query(f"SUB#{sub}", "BILL#", newest_first=newest_first, limit=limit)
-        return tuple(read(Bill, item) for item in page.items)
+    def bill_before(self, sub: str, edge: datetime) -> Bill | None:
+        """The bill of the edge before, if there was one."""
+        page = self.table.query(f"SUB#{sub}", "BILL#", after=keys.bill(sub, edge).sk, newest_first=True, limit=1)
+        return read(Bill, page.items[0]) if page.items else None
 
     def lines(self, sub: str, edge: datetime) -> BillLines | None:
         """A bill's frozen lines; None until it is rated."""
@@ -132,7 +134,7 @@ class BillingTable:
         return replace(lines, rev=1)
 
     def save(self, bill: Bill) -> Bill:
-        """Replace a bill that is still as it was read. PreconditionFailed: another worker is on it, leave it to them."""
+        """Replace a bill that is still as it was read. PreconditionFailed: another worker is on it."""
         try:
             self.table.write(put(bill))
         except Lost:

@@ -1,0 +1,378 @@
+"""Bill one subscription: claim, seal, rate, draft, compare, finalize, record, pay. Anyone can repeat any step.
+
+What holds whatever crashes, repeats or runs twice: the bill's key allows one bill for an edge; its lines are frozen by
+the first who rates; only the draft whose id was stored on the bill is ever finalized or paid.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from monetize.domain import states
+from monetize.domain.collecting import DraftRequest, HeldInvoice, InvoiceLine, differences
+from monetize.domain.errors import (
+    AccountUnreachable,
+    CardDeclined,
+    NotFound,
+    PreconditionFailed,
+    ProviderRefused,
+)
+from monetize.domain.invoices import Bill, BillLines, Invoice
+from monetize.domain.offers import time_of
+from monetize.domain.plans import PlanVersion
+from monetize.domain.publishers import Publisher
+from monetize.domain.subscriptions import Subscriber, Subscription, bill_due_at, billed
+from monetize.services.subscribing import settled
+
+LEASE = timedelta(minutes=15)
+KEY_LIFE = timedelta(hours=20)  # Stripe keeps keys 24 hours at least; after this a repeat looks before it creates
+
+
+class Store(Protocol):
+    """What is stored."""
+
+    def subscription(self, sub: str) -> Subscription | None: ...
+    def publisher(self, pub: str) -> Publisher | None: ...
+    def subscriber(self, pub: str, subr: str) -> Subscriber | None: ...
+    def plan_version(self, plan: str, number: int) -> PlanVersion | None: ...
+    def claim(self, was: Subscription, moved: Subscription, bill: Bill) -> bool: ...
+    def move(self, was: Subscription, moved: Subscription) -> bool: ...
+    def bill(self, sub: str, edge: datetime) -> Bill | None: ...
+    def bill_before(self, sub: str, edge: datetime) -> Bill | None: ...
+    def lines(self, sub: str, edge: datetime) -> BillLines | None: ...
+    def freeze(self, lines: BillLines) -> BillLines: ...
+    def save(self, bill: Bill) -> Bill: ...
+    def record_invoice(self, invoice: Invoice) -> None: ...
+    def park_mark(self, bill: Bill, parked: bool) -> None: ...
+
+
+class Invoices(Protocol):
+    """The payment provider's invoices."""
+
+    def create_draft(self, wanted: DraftRequest) -> str: ...
+    def add_lines(self, wanted: DraftRequest, invoice: str, lines: Sequence[InvoiceLine], tax: str) -> HeldInvoice: ...
+    def retrieve(self, account: str, invoice: str) -> HeldInvoice: ...
+    def of_customer(self, account: str, customer: str, since: datetime) -> Iterator[HeldInvoice]: ...
+    def delete_draft(self, account: str, invoice: str) -> None: ...
+    def finalize(self, account: str, invoice: str, bill: str) -> HeldInvoice: ...
+    def pay(self, account: str, invoice: str, bill: str, attempt: int) -> HeldInvoice: ...
+    def send(self, account: str, invoice: str, bill: str) -> HeldInvoice: ...
+
+
+class Throttle(Protocol):
+    """A pace for calls to Stripe, by account."""
+
+    def reserve(self, account: str, now: datetime) -> float:
+        """Take the next free place; the seconds until it, 0 when it is now."""
+        ...
+
+
+class Rate(Protocol):
+    """Seal what the bill charges for, and rate it. Pure but for the usage it seals and reads."""
+
+    def __call__(
+        self, bill: Bill, subscription: Subscription, publisher: Publisher, previous: Bill | None
+    ) -> BillLines: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What billing works with."""
+
+    store: Store
+    invoices: Invoices
+    throttle: Throttle
+    rate: Rate
+
+
+@dataclass(frozen=True, slots=True)
+class Worked:
+    """What a message led to: `outcome` is a word for metrics; `again_in` asks to come back, its place being kept."""
+
+    outcome: str
+    bill: str = ""
+    again_in: float = 0
+
+
+class Parked(Exception):
+    """The bill cannot go on without a person; the rest of the run does."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def bill_subscription(sub: str, now: datetime, ports: Ports) -> Worked:
+    """Everything due of one subscription: changes and ends that came due, then each billing date in order."""
+    worked = Worked("not_due")
+    while True:
+        subscription = ports.store.subscription(sub)
+        publisher = ports.store.publisher(subscription.publisher) if subscription is not None else None
+        if subscription is None or publisher is None:
+            return worked
+        at, grace = time_of(publisher, now), publisher.settings.grace_hours
+        if subscription.due_at is None or subscription.due_at > at:
+            return worked
+        moved = settled(subscription, publisher, at)
+        edge = moved.next_edge
+        if edge is None or bill_due_at(moved, edge, grace) > at:
+            if moved == subscription or not ports.store.move(subscription, moved):
+                return worked
+            worked = Worked("moved")
+            continue
+        bill = Bill(
+            subscription=sub,
+            publisher=publisher.id,
+            subscriber=moved.subscriber,
+            account=publisher.stripe.account if publisher.stripe else "",
+            currency=moved.currency,
+            edge=edge,
+            last=moved.end is not None and edge >= moved.end,
+            next_at=now + LEASE,
+            created_at=at,
+        )
+        if not ports.store.claim(subscription, billed(moved, edge, grace), bill):
+            continue  # claimed, or changed, by somebody else: read again
+        worked = work(replace(bill, rev=1), now, ports)
+        if worked.again_in:
+            return worked
+
+
+def continue_bill(bill_id: str, now: datetime, ports: Ports, *, placed: bool = False) -> Worked:
+    """Go on with a claimed bill, wherever it stopped. `placed`: its place in the account's pace was kept."""
+    sub, edge = split_bill_id(bill_id)
+    bill = ports.store.bill(sub, edge)
+    if bill is None or bill.next_at is None:
+        return Worked("settled")
+    return work(bill, now, ports, placed=placed)
+
+
+def work(bill: Bill, now: datetime, ports: Ports, *, placed: bool = False) -> Worked:
+    """Take one bill from where it stands to sent, empty, held or parked."""
+    try:
+        return _work(bill, now, ports, placed=placed)
+    except PreconditionFailed:
+        return Worked("elsewhere", bill.id)  # another worker moved it: it is theirs
+    except Parked as parked:
+        return park(bill, parked.code, ports)
+    except AccountUnreachable:
+        return park(bill, "account_unreachable", ports)
+    except ProviderRefused as refused:
+        return park(bill, str(refused.members.get("provider_code") or refused.code), ports)
+
+
+def park(bill: Bill, code: str, ports: Ports) -> Worked:
+    """Take it off the to-do list, with a reason, for a person to release or waive."""
+    latest = ports.store.bill(bill.subscription, bill.edge)
+    if latest is None or not states.BILL.can(latest.status, "park"):
+        return Worked("elsewhere", bill.id)
+    parked = replace(latest, status=states.BILL.move(latest.status, "park"), reason=code, next_at=None)
+    ports.store.park_mark(parked, parked=True)  # listed first: a crash between leaves a pointer, not a lost bill
+    try:
+        ports.store.save(parked)
+    except PreconditionFailed:
+        return Worked("elsewhere", bill.id)
+    return Worked("parked", bill.id)
+
+
+def _work(bill: Bill, now: datetime, ports: Ports, *, placed: bool) -> Worked:
+    subscription = ports.store.subscription(bill.subscription)
+    publisher = ports.store.publisher(bill.publisher)
+    if subscription is None or publisher is None:
+        raise Parked("subscription_missing")
+    lines = ports.store.lines(bill.subscription, bill.edge) if bill.rev > 1 else None
+    if bill.status == "claimed":
+        bill, lines = _rated(bill, lines, subscription, publisher, ports)
+    if lines is None:
+        raise Parked("lines_missing")
+    if bill.status not in ("rated", "drafted"):
+        return Worked(bill.status, bill.id)
+    return _collect(bill, lines, publisher, now, ports, placed=placed)
+
+
+def _rated(
+    bill: Bill, frozen: BillLines | None, subscription: Subscription, publisher: Publisher, ports: Ports
+) -> tuple[Bill, BillLines]:
+    """Rate once: the lines that were frozen first are the bill's, whoever comes after.
+
+    The bill's new status is stored with its next step; until then rating again answers the same frozen lines.
+    """
+    previous = ports.store.bill_before(bill.subscription, bill.edge)
+    if frozen is None:
+        if previous is not None and previous.status in ("claimed", "parked") and previous.lines == 0:
+            raise Parked("previous_bill_open")
+        frozen = ports.store.freeze(ports.rate(bill, subscription, publisher, previous))
+    empty = frozen.subtotal == 0
+    rated = replace(
+        bill,
+        status=states.BILL.move(bill.status, "empty" if empty else "rate"),
+        subtotal=frozen.subtotal,
+        carry_in=frozen.carry_in,
+        carry_out=frozen.carry_out,
+        application_fee=frozen.application_fee,
+        lines=len(frozen.lines),
+        late=frozen.late,
+        next_at=None if empty else bill.next_at,
+    )
+    if empty:
+        return ports.store.save(rated), frozen
+    reason = held_for(rated, previous, publisher)
+    if reason is not None and not bill.approved:
+        held = replace(rated, status=states.BILL.move("rated", "hold"), reason=reason, next_at=None)
+        ports.store.park_mark(held, parked=True)
+        return ports.store.save(held), frozen
+    return rated, frozen
+
+
+def held_for(bill: Bill, previous: Bill | None, publisher: Publisher) -> str | None:
+    """Why a bill waits for approval: above the publisher's amount, or so many times the last one."""
+    settings = publisher.settings
+    if settings.hold_above is not None and bill.subtotal > settings.hold_above:
+        return "above_amount"
+    times = settings.hold_times_last
+    if times is not None and previous is not None and 0 < previous.subtotal * times < bill.subtotal:
+        return "above_times_last"
+    return None
+
+
+def _collect(
+    bill: Bill, frozen: BillLines, publisher: Publisher, now: datetime, ports: Ports, *, placed: bool
+) -> Worked:
+    """Draft → lines → compare → finalize → recorded → paid. At most four writes at Stripe."""
+    wanted = _request(bill, publisher, ports)
+    if not placed and (wait := ports.throttle.reserve(wanted.account, now)) > 0:
+        return Worked("waiting", bill.id, again_in=wait)
+    lines = frozen.invoice_lines()
+    if bill.invoice is None:
+        bill, held = _draft(bill, wanted, lines, frozen.tax_behavior, now, ports)
+    else:
+        bill, held = _resume(bill, wanted, lines, frozen.tax_behavior, now, ports)
+    found = differences(held, lines, bill.currency, wanted.customer, tax_included=frozen.tax_behavior == "inclusive")
+    if held.status == "draft":
+        if found:
+            raise Parked("total_differs")
+        held = ports.invoices.finalize(wanted.account, held.id, bill.id)
+    if held.status not in ("open", "paid"):
+        raise Parked(f"invoice_{held.status}")
+    invoice = record(bill, held, now)
+    ports.store.record_invoice(invoice)
+    sent = replace(bill, status=states.BILL.move(bill.status, "send"), sent_at=now, next_at=None)
+    ports.store.save(sent)
+    if held.status == "open" and wanted.collection == "charge_automatically":
+        try:
+            ports.invoices.pay(wanted.account, held.id, bill.id, attempt=0)
+        except CardDeclined:
+            return Worked("declined", bill.id)  # the webhook tells the rest: our schedule tries again
+    elif held.status == "open":
+        ports.invoices.send(wanted.account, held.id, bill.id)
+    return Worked("sent", bill.id)
+
+
+def _request(bill: Bill, publisher: Publisher, ports: Ports) -> DraftRequest:
+    link = publisher.stripe
+    if publisher.status != "enabled" or link is None or link.deauthorized_at is not None:
+        raise Parked("account_unreachable")
+    if not link.charges_enabled:
+        raise Parked("account_restricted")
+    subscriber = ports.store.subscriber(bill.publisher, bill.subscriber)
+    customer = subscriber.customer(link.account) if subscriber is not None else None
+    if customer is None:
+        raise Parked("customer_missing")
+    settings = publisher.settings
+    return DraftRequest(
+        account=link.account,
+        customer=customer.id,
+        currency=bill.currency,
+        bill=bill.id,
+        invoice=invoice_id(bill),
+        attempt=bill.attempt,
+        subscription=bill.subscription,
+        collection=settings.collection,
+        days_until_due=settings.days_until_due,
+        automatic_tax=settings.automatic_tax,
+        application_fee=bill.application_fee,
+        footer=settings.footer,
+        custom_fields=settings.custom_fields,
+        description=f"Bill {bill.id}",
+    )
+
+
+def _draft(
+    bill: Bill, wanted: DraftRequest, lines: Sequence[InvoiceLine], tax: str, now: datetime, ports: Ports
+) -> tuple[Bill, HeldInvoice]:
+    """Make the attempt's draft, store its id under a condition, then fill it."""
+    made = _made_before(wanted, bill, ports) if now - bill.created_at > KEY_LIFE else None
+    if made is None:
+        made = ports.invoices.create_draft(wanted)
+    bill = ports.store.save(
+        replace(bill, status=states.BILL.move(bill.status, "draft"), invoice=made, account=wanted.account)
+    )
+    return bill, ports.invoices.add_lines(wanted, made, lines, tax)
+
+
+def _made_before(wanted: DraftRequest, bill: Bill, ports: Ports) -> str | None:
+    """A draft that this attempt may have made before its key was forgotten: found by listing, never by search."""
+    held = [
+        each
+        for each in ports.invoices.of_customer(wanted.account, wanted.customer, bill.created_at - KEY_LIFE)
+        if each.bill == bill.id and each.attempt == bill.attempt and each.status == "draft" and not each.lines
+    ]
+    return min(held, key=lambda each: (each.created, each.id)).id if held else None
+
+
+def _resume(
+    bill: Bill, wanted: DraftRequest, lines: Sequence[InvoiceLine], tax: str, now: datetime, ports: Ports
+) -> tuple[Bill, HeldInvoice]:
+    """Read the stored draft: the same lines → go on; otherwise delete it and start the next attempt."""
+    try:
+        held = ports.invoices.retrieve(wanted.account, bill.invoice or "")
+    except NotFound:
+        held = None
+    if held is not None and held.status != "draft":
+        return bill, held
+    if held is not None and sorted(held.lines) == sorted(line.amount for line in lines):
+        return bill, held
+    if held is not None:
+        ports.invoices.delete_draft(wanted.account, held.id)
+    again = ports.store.save(
+        replace(bill, status=states.BILL.move(bill.status, "redraft"), invoice=None, attempt=bill.attempt + 1)
+    )
+    return _draft(again, replace(wanted, attempt=again.attempt), lines, tax, now, ports)
+
+
+def record(bill: Bill, held: HeldInvoice, now: datetime) -> Invoice:
+    """Our record of an invoice, in the to-do list until its payment is known."""
+    return Invoice(
+        id=invoice_id(bill),
+        stripe_id=held.id,
+        account=bill.account,
+        publisher=bill.publisher,
+        subscriber=bill.subscriber,
+        subscription=bill.subscription,
+        edge=bill.edge,
+        currency=bill.currency,
+        amount=bill.subtotal,
+        application_fee=bill.application_fee,
+        total=held.total,
+        tax=held.tax,
+        amount_remaining=held.amount_remaining,
+        number=held.number,
+        next_attempt_at=now + LEASE,
+        issued_at=now,
+    )
+
+
+def invoice_id(bill: Bill) -> str:
+    """The invoice's id follows from its bill's, so a repeat names the same one."""
+    return "inv_" + hashlib.sha256(bill.id.encode()).hexdigest()[:26]
+
+
+def split_bill_id(bill_id: str) -> tuple[str, datetime]:
+    """Subscription and edge of a bill's public name. NotFound for anything else."""
+    sub, _, stamp = bill_id.rpartition(".")
+    try:
+        return sub, datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        raise NotFound("unknown_bill", "There is no such bill.") from None
