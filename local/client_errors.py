@@ -21,11 +21,20 @@ def exceptions(service: str) -> Any:
     return ClientExceptionsFactory().create_client_exceptions(service_model(service))
 
 
+@cache
+def _shapes(service: str) -> dict[str, str]:
+    """Shape names by the code on the wire, where the two differ (SQS keeps the codes of its older protocol)."""
+    return {shape.error_code: shape.name for shape in service_model(service).error_shapes}
+
+
 def client_error(service: str, operation: str, code: str, message: str, status: int = 400) -> ClientError:
     """The exception for an error code, with `.response` as botocore parses it from the wire."""
     response: Any = {
         "Error": {"Message": message, "Code": code},
         "ResponseMetadata": {"HTTPStatusCode": status, "RetryAttempts": 0, "HTTPHeaders": {}},
     }
-    kind: type[ClientError] = exceptions(service).from_code(code)
+    name = _shapes(service).get(code, code)
+    if name != code:
+        response["Error"]["QueryErrorCode"] = name
+    kind: type[ClientError] = exceptions(service).from_code(name)
     return kind(response, operation)

@@ -1,4 +1,4 @@
-"""A publisher's API gateway, and the sample API behind it: key in, entitlement asked, call passed on, usage reported."""
+"""A publisher's API gateway and the sample API behind it: ask if a key may call, pass the call on, report the usage."""
 
 import http.client
 import json
@@ -161,14 +161,14 @@ def http_check(url: str, gateway_key: str, *, timeout: float = 5.0) -> Check:
             body = json.dumps({"key": key, "api": api})
             connection.request("POST", f"{parts.path.rstrip('/')}/entitlements/check", body, headers)
             answered = connection.getresponse()
-            document = json.loads(answered.read())
-            if answered.status != 200 or not isinstance(document, dict):
-                raise OSError(f"answered {answered.status}")
-            return document
+            status, document = answered.status, json.loads(answered.read())
         except (http.client.HTTPException, ValueError) as broken:
             raise OSError(f"no answer: {broken}") from broken
         finally:
             connection.close()
+        if status != 200 or not isinstance(document, dict):
+            raise OSError(f"answered {status}")
+        return document
 
     return check
 

@@ -8,6 +8,7 @@
 One system at a time in a process: handlers read one environment. `close` frees it for the next.
 """
 
+import errno
 import json
 import threading
 from collections import deque
@@ -175,14 +176,19 @@ class System:
     # Wiring
 
     def _bind(self, what: str, port: int) -> Loopback:
-        server = Loopback(what, port)
+        try:
+            server = Loopback(what, port)
+        except PortInUseError:
+            self.close()
+            raise
         self._servers.append(server)
         return server
 
     def _serve_stripe(self, ports: Ports) -> str:
         if ports.stripe and not port_is_free(ports.stripe):
             self.close()
-            raise PortInUseError(f"port {ports.stripe} is in use: the Stripe emulator cannot listen there")
+            message = f"port {ports.stripe} is in use: the Stripe emulator cannot listen there; choose another port"
+            raise PortInUseError(errno.EADDRINUSE, message)
         self._stripe_server = serve(self.emulator, port=ports.stripe)
         return self._stripe_server.url
 

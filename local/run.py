@@ -1,0 +1,115 @@
+"""Keep the whole system up on this machine: `python -m local.run`, or `make run`.
+
+It writes `.local/sam-env.json` for `sam local invoke … --env-vars .local/sam-env.json --docker-network host`.
+With STRIPE_TEST_KEY, STRIPE_TEST_CLIENT_ID and STRIPE_TEST_WEBHOOK_SECRET set, Stripe's own test mode takes the
+emulator's place; `stripe listen --forward-connect-to …/stripe/webhook` then brings the webhooks.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from local.clock import Clock
+from local.loopback import PortInUseError
+from local.system import ROOT, Ports, StripeAccount, System
+
+API_PORT = 8787
+READ_TOKEN = """python3 -c 'import json, sys; print(json.load(sys.stdin)["access_token"])'"""
+SAMPLE_USERS = {
+    "publisher": {"user": "ann", "organization": "acme", "roles": ["publisher_admin"]},
+    "subscriber": {"user": "bob", "organization": "globex", "roles": ["subscriber"]},
+    "gateway": {"user": "edge", "organization": "acme", "roles": ["gateway"]},
+    "trial": {"user": "tom", "organization": "trialists", "roles": ["publisher_admin"], "plan": "trial"},
+}
+
+
+def stripe_account(environment: Mapping[str, str]) -> StripeAccount | None:
+    """The real Stripe platform account that the environment names, in test mode. ValueError for a live key."""
+    key = environment.get("STRIPE_TEST_KEY", "")
+    if not key:
+        return None
+    if "_test_" not in key:
+        raise ValueError("STRIPE_TEST_KEY is no test mode key: this machine never works on live money")
+    secrets = tuple(s for s in environment.get("STRIPE_TEST_WEBHOOK_SECRET", "").split(",") if s)
+    return StripeAccount(key, environment.get("STRIPE_TEST_CLIENT_ID", ""), secrets)
+
+
+def write_sam_environment(system: System, folder: Path) -> Path:
+    """Write what `sam local --env-vars` reads; gives the file."""
+    folder.mkdir(exist_ok=True)
+    path = folder / "sam-env.json"
+    path.write_text(json.dumps(system.sam_environment(), indent=2) + "\n", "utf-8")
+    return path
+
+
+def announcement(system: System, sam_file: Path) -> str:
+    """What a person needs to begin: addresses, a token for each kind of caller, a first request."""
+    tokens = {name: system.token(**claims) for name, claims in SAMPLE_USERS.items()}  # type: ignore[arg-type] # literal
+    lines = [
+        f"API             {system.url}",
+        f"control page    {system.url}/_local",
+        f"Stripe          {system.stripe_url}",
+        f"AWS stand-ins   {system.aws_url}   (DynamoDB, SQS, SSM, EventBridge)",
+        f"issuer          {system.identity.issuer}",
+        "",
+        "Tokens, good for an hour (more: POST /_local/tokens):",
+        *(f"  {name:<11} {token}" for name, token in tokens.items()),
+        "",
+        "Try:",
+        f"  TOKEN=$(curl -s {system.url}/_local/tokens -d '{json.dumps(SAMPLE_USERS['publisher'])}' | {READ_TOKEN})",
+        f"  curl -i -X POST {system.url}/monetization/connect -d '{{}}' \\",
+        '    -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json"',
+        f"  curl -X POST {system.url}/_local/clock -d '{{\"by\": 86400}}'   # a day later",
+        "",
+        "SAM (Docker):",
+        f"  sam local start-api --env-vars {sam_file} --docker-network host",
+        "",
+        "Ctrl-C stops it; nothing is kept.",
+    ]
+    return "\n".join(lines)
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m local.run", description="The whole system on this machine.")
+    parser.add_argument("--port", type=int, default=API_PORT, help="of the API; the next two serve Stripe and AWS")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random in the stand-ins")
+    parser.add_argument("--template", type=Path, default=ROOT / "template.yaml")
+    parser.add_argument("--portal", default="http://localhost:8080", help="origins of the portal, by commas")
+    parser.add_argument("--log-level", default="WARNING", help="of the functions' logs, on standard output")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run until interrupted. 1 when it cannot start, with the reason on standard error."""
+    asked = _arguments(sys.argv[1:] if argv is None else argv)
+    following = (asked.port, asked.port + 1, asked.port + 2) if asked.port else (0, 0, 0)
+    try:
+        system = System(
+            asked.template,
+            Clock(ticking=True),
+            seed=asked.seed,
+            ports=Ports(*following),
+            portal_origins=asked.portal.split(","),
+            stripe=stripe_account(os.environ),
+            log_level=asked.log_level,
+        )
+    except (PortInUseError, FileNotFoundError, ValueError) as cannot:
+        print(f"cannot start: {cannot.strerror if isinstance(cannot, PortInUseError) else cannot}", file=sys.stderr)
+        return 1
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    with system.start(ticking=True):
+        print(announcement(system, write_sam_environment(system, ROOT / ".local")), flush=True)
+        stop.wait()
+        print("stopping", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
