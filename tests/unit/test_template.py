@@ -159,10 +159,14 @@ def test_every_function_states_its_memory_time_out_and_purpose(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_function_logs_into_a_group_that_forgets(name: str) -> None:
+def test_every_function_logs_into_a_group_of_the_template(name: str) -> None:
     group = RESOURCES[properties(name)["LoggingConfig"]["LogGroup"]["Ref"]]
     assert group["Type"] == "AWS::Logs::LogGroup"
-    assert group["Properties"]["RetentionInDays"] == {"Ref": "LogRetentionDays"}
+
+
+def test_every_log_group_forgets() -> None:
+    for logical_id, group in templates.resources(TEMPLATE, "AWS::Logs::LogGroup"):
+        assert group["Properties"]["RetentionInDays"] == {"Ref": "LogRetentionDays"}, logical_id
 
 
 def test_only_functions_that_http_callers_wait_for_end_before_the_gateway_does() -> None:
@@ -383,19 +387,18 @@ def test_a_key_is_used_only_through_the_parameter_store() -> None:
 
 
 @pytest.mark.parametrize(
-    ("variable", "action"),
-    [("STRIPE_EVENTS_QUEUE_URL", "sqs:SendMessage"), ("BILLING_QUEUE_URL", "sqs:SendMessage")],
+    ("variable", "queue"),
+    [("STRIPE_EVENTS_QUEUE_URL", "StripeEventsQueue"), ("BILLING_QUEUE_URL", "BillingQueue")],
 )
-def test_who_is_given_a_queue_may_send_to_it_and_nobody_else(variable: str, action: str) -> None:
-    queue = next(environment(name)[variable]["Ref"] for name in NAMES if variable in environment(name))
-    given = {name for name in NAMES if variable in environment(name)}
+def test_who_is_given_a_queue_may_send_to_it_and_nobody_else(variable: str, queue: str) -> None:
+    given = {name: environment(name)[variable] for name in NAMES if variable in environment(name)}
     may = {
         name
         for name in NAMES
         for statement in statements(name)
-        if action in as_list(statement["Action"]) and queue in names_in(statement["Resource"])
+        if "sqs:SendMessage" in as_list(statement["Action"]) and queue in names_in(statement["Resource"])
     }
-    assert given == may
+    assert given == dict.fromkeys(may, {"Ref": queue})
 
 
 # State
