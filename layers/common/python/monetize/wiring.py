@@ -166,3 +166,84 @@ def receiving() -> Any:
         read=stripe_json.read,
         livemode=config.livemode,
     )
+
+
+@part
+def catalog() -> Any:
+    """What the catalog works with."""
+    from monetize.adapters.dynamo.catalog import CatalogTable
+    from monetize.services.catalog import Ports
+
+    return Ports(store=CatalogTable(core()), ids=ids())
+
+
+@part
+def plans() -> Any:
+    """What plans work with. Stripe's client is made when a plan is published, and not before."""
+    from monetize.adapters.dynamo.catalog import CatalogTable
+    from monetize.services.plans import Ports
+
+    return Ports(store=CatalogTable(core()), ids=ids(), products=stripe_products, queue=billing_queue())
+
+
+@part
+def stripe_products() -> Any:
+    """Plans as products on a publisher's account."""
+    from monetize.adapters.stripe.products import StripeProducts
+
+    return StripeProducts(stripe())
+
+
+@part
+def subscribing() -> Any:
+    """What subscribing works with."""
+    from monetize.adapters.dynamo.subscriptions import SubscriptionTable
+    from monetize.services.subscribing import Ports
+
+    return Ports(store=SubscriptionTable(core()), payments=customers, ids=ids())
+
+
+@part
+def issuing() -> Any:
+    """What issuing keys works with."""
+    from monetize.adapters.dynamo.subscriptions import SubscriptionTable
+    from monetize.services.issuing import Ports
+
+    return Ports(store=SubscriptionTable(core()), ids=ids())
+
+
+@part
+def customers() -> Any:
+    """Subscribers at the publishers' Stripe accounts; browsers come back to the portal."""
+    from monetize.adapters.stripe.customers import StripeCustomers
+
+    origin = portal()
+
+    def returned(subscription: str, outcome: str) -> str:
+        page = f"{origin}/subscriptions/{subscription}" if subscription else f"{origin}/subscriptions"
+        return f"{page}?checkout={outcome}" if outcome else page
+
+    return StripeCustomers(stripe(), returned)
+
+
+@part
+def billing_table() -> Any:
+    """The Core table, as billing asks it."""
+    from monetize.adapters.dynamo.billing import BillingTable
+    from monetize.adapters.dynamo.subscriptions import SubscriptionTable
+
+    return BillingTable(core(), SubscriptionTable(core()))
+
+
+@part
+def billing_paused() -> bool:
+    """Whether an operator paused billing; ingest goes on."""
+    return load().billing_paused
+
+
+@part
+def running() -> Any:
+    """What the fan-out works with."""
+    from monetize.services.running import Ports
+
+    return Ports(todo=billing_table(), queue=billing_queue())

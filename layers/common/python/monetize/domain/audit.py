@@ -17,3 +17,4 @@ class AuditEntry:
     target: str
     before: dict[str, str] | None = None
     after: dict[str, str] | None = None
+    rev: int = 0

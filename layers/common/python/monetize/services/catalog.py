@@ -167,6 +167,12 @@ def read_tier(publisher: str, tier_id: str, ports: Ports) -> Tier:
     return tier
 
 
+def list_tiers(publisher: str, after: str | None, limit: int, ports: Ports) -> Listing[Tier]:
+    """Tiers, oldest first. A page may hold fewer than `limit` and still not be the last."""
+    found, rest = ports.store.tiers(publisher, after, limit)
+    return tuple(it for it in found if it.deleted_at is None), rest
+
+
 def edit_tier(act: Act, tier_id: str, expected: int, terms: TierTerms, ports: Ports) -> Tier:
     """Change a tier. What it costs is fixed while it is in use: Conflict `tier_in_use`."""
     was = read_tier(act.publisher, tier_id, ports)
@@ -372,9 +378,7 @@ def read_product(publisher: str, kind: str, product_id: str, ports: Ports) -> Of
     return _offered([_product(publisher, kind, product_id, ports)], ports)[0]
 
 
-def list_products(
-    publisher: str, kind: str, after: str | None, limit: int, ports: Ports
-) -> Listing[Offered]:
+def list_products(publisher: str, kind: str, after: str | None, limit: int, ports: Ports) -> Listing[Offered]:
     """APIs or bundles, oldest first."""
     found, rest = ports.store.products(publisher, kind, after, limit)
     return tuple(_offered([it for it in found if it.deleted_at is None], ports)), rest
@@ -417,9 +421,7 @@ def delete_product(act: Act, kind: str, product_id: str, ports: Ports) -> None:
     ports.store.save_product(was, replace(was, deleted_at=act.at, tiers=()), touched, entry)
 
 
-def apply_tiers(
-    act: Act, kind: str, product_id: str, expected: int, tiers: tuple[str, ...], ports: Ports
-) -> Offered:
+def apply_tiers(act: Act, kind: str, product_id: str, expected: int, tiers: tuple[str, ...], ports: Ports) -> Offered:
     """Offer a product at exactly these tiers, in this order. A tier taken away keeps its subscriptions.
 
     NotFound `no_such_tier`; Conflict `plan_not_published`, `plan_archived`; Invalid `tier_twice`.
@@ -507,13 +509,13 @@ def _of_product(product: Product) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Priced:
-    """A tier as the public sees it. `terms` is None on a free tier; `units` are the units of the meters it names."""
+    """A tier as the public sees it. `terms` is None on a free tier; `meters` are those it names."""
 
     tier: Tier
     plan: str | None
     version: int | None
     terms: PlanTerms | None
-    units: dict[str, Meter]
+    meters: dict[str, Meter]
 
 
 @dataclass(frozen=True, slots=True)
@@ -568,7 +570,9 @@ def _shown(products: Sequence[Product], ports: Ports) -> list[Shown]:
         if tier.plan is None:
             return Priced(tier, None, None, None, {})
         version = versions.get(tier.plan)
-        return version and Priced(tier, tier.plan, version.number, version.terms, meters)
+        if version is None:
+            return None
+        return Priced(tier, tier.plan, version.number, version.terms, meters)
 
     return [
         Shown(it.product, tuple(filter(None, (priced(tier) for tier in it.tiers if tier.deleted_at is None))))

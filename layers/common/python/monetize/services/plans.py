@@ -1,7 +1,7 @@
 """Plans: draft, publish, version, archive, price a quantity, and move subscriptions from version to version."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 
@@ -76,7 +76,7 @@ class PlanDraft:
 
     name: str
     description: str = ""
-    terms: PlanTerms = field()
+    terms: PlanTerms
 
 
 # ---- drafts
@@ -201,9 +201,7 @@ def publish(act: Act, plan_id: str, ports: Ports) -> PlanVersion:
         raise Conflict("tax_behavior_required", "Automatic tax needs to know whether prices include tax.")
     meters = ports.store.meters_by_id(act.publisher, meters_named(was.draft))
     validate_terms(was.draft, meters.keys())
-    product = ports.products().ensure(
-        publisher.stripe.account, was.publisher, was.id, was.name, was.draft.tax_code
-    )
+    product = ports.products().ensure(publisher.stripe.account, was.publisher, was.id, was.name, was.draft.tax_code)
     version = PlanVersion(
         plan=was.id,
         publisher=was.publisher,
@@ -233,9 +231,7 @@ def read_version(publisher: str, plan_id: str, number: int, ports: Ports) -> Pla
     return version
 
 
-def list_versions(
-    publisher: str, plan_id: str, after: str | None, limit: int, ports: Ports
-) -> Listing[PlanVersion]:
+def list_versions(publisher: str, plan_id: str, after: str | None, limit: int, ports: Ports) -> Listing[PlanVersion]:
     """Published versions, oldest first. NotFound for somebody else's plan."""
     read_plan(publisher, plan_id, ports)
     return ports.store.versions(plan_id, after, limit)
@@ -311,6 +307,12 @@ def read_move(publisher: str, plan_id: str, move_id: str, ports: Ports) -> Move:
     if move is None or move.publisher != publisher:
         raise missing("move")
     return move
+
+
+def list_moves(publisher: str, plan_id: str, after: str | None, limit: int, ports: Ports) -> Listing[Move]:
+    """Moves of a plan, oldest first. NotFound for somebody else's plan."""
+    read_plan(publisher, plan_id, ports)
+    return ports.store.moves(plan_id, after, limit)
 
 
 class ChangeVersion(Protocol):

@@ -204,9 +204,7 @@ class CatalogTable:
     ) -> Listing[tuple[str, int]]:
         """Subscriptions and the version they pinned: of one version, or of all in order of version."""
         where = Key(f"PLAN#{plan}", "ON#") if version is None else keys.plan_subscription(plan, version)
-        page = self._table.query(
-            where.pk, where.sk, after=None if after is None else where.sk + after, limit=limit
-        )
+        page = self._table.query(where.pk, where.sk, after=None if after is None else where.sk + after, limit=limit)
         found = []
         for item in page.items:
             _, number, subscription = item["sk"]["S"].split("#", 2)
@@ -258,9 +256,7 @@ class CatalogTable:
     def gateway_keys(self, publisher: str, after: str | None, limit: int) -> Listing[GatewayKey]:
         """A publisher's keys, without the keys."""
         where = keys.gateway_key(publisher)
-        page = self._table.query(
-            where.pk, where.sk, after=None if after is None else where.sk + after, limit=limit
-        )
+        page = self._table.query(where.pk, where.sk, after=None if after is None else where.sk + after, limit=limit)
         wanted = [keys.api_key(item["owner"]["S"]) for item in page.items]
         found = tuple(self._table.get_many(GatewayKey, wanted))
         return found, page.after and page.after.removeprefix(where.sk)
@@ -285,9 +281,7 @@ class CatalogTable:
 
     def _listed[T](self, kind: type[T], where: Key, after: str | None, limit: int) -> Listing[T]:
         # A cursor holds what comes after the prefix, so whatever a client makes of it stays within its own list.
-        page = self._table.query(
-            where.pk, where.sk, after=None if after is None else where.sk + after, limit=limit
-        )
+        page = self._table.query(where.pk, where.sk, after=None if after is None else where.sk + after, limit=limit)
         found = tuple(read(kind, item) for item in page.items)
         return found, page.after and page.after.removeprefix(where.sk)
 
