@@ -10,6 +10,7 @@ from typing import Any
 from botocore import xform_name
 from botocore.exceptions import ClientError
 
+from local.client_errors import shape_name
 from local.dynamodb import MemoryDynamoDB
 from local.dynamodb import http as dynamodb_http
 from local.loopback import Request, Response
@@ -60,8 +61,7 @@ class AwsEndpoint:
             answer = getattr(self._clients[service], xform_name(operation))(**parameters)
         except ClientError as refused:
             error = refused.response["Error"]
-            kind = type(refused).__name__ if type(refused) is not ClientError else error["Code"]
-            document = {"__type": f"com.amazonaws.{service}#{kind}", "message": error["Message"]}
+            document = {"__type": f"com.amazonaws.{service}#{shape_name(error['Code'])}", "message": error["Message"]}
             status = int(refused.response["ResponseMetadata"]["HTTPStatusCode"])
             return _answer(status, document, ("x-amzn-query-error", f"{error['Code']};Sender"))
         except (TypeError, ValueError, KeyError) as invalid:

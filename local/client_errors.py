@@ -21,10 +21,10 @@ def exceptions(service: str) -> Any:
     return ClientExceptionsFactory().create_client_exceptions(service_model(service))
 
 
-@cache
-def _shapes(service: str) -> dict[str, str]:
-    """Shape names by the code on the wire, where the two differ (SQS keeps the codes of its older protocol)."""
-    return {shape.error_code: shape.name for shape in service_model(service).error_shapes}
+def shape_name(code: str) -> str:
+    """The error's name in the service's model. SQS still sends the codes of its older protocol beside it."""
+    name = code.removeprefix("AWS.SimpleQueueService.")
+    return "QueueDoesNotExist" if name == "NonExistentQueue" else name
 
 
 def client_error(service: str, operation: str, code: str, message: str, status: int = 400) -> ClientError:
@@ -33,7 +33,7 @@ def client_error(service: str, operation: str, code: str, message: str, status: 
         "Error": {"Message": message, "Code": code},
         "ResponseMetadata": {"HTTPStatusCode": status, "RetryAttempts": 0, "HTTPHeaders": {}},
     }
-    name = _shapes(service).get(code, code)
+    name = shape_name(code)
     if name != code:
         response["Error"]["QueryErrorCode"] = name
     kind: type[ClientError] = exceptions(service).from_code(name)

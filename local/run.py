@@ -19,7 +19,7 @@ from local.loopback import PortInUseError
 from local.system import ROOT, Ports, StripeAccount, System
 
 API_PORT = 8787
-READ_TOKEN = """python3 -c 'import json, sys; print(json.load(sys.stdin)["access_token"])'"""
+PRINT_IT = """python3 -c 'import json, sys; print(json.load(sys.stdin)["access_token"])'"""
 SAMPLE_USERS = {
     "publisher": {"user": "ann", "organization": "acme", "roles": ["publisher_admin"]},
     "subscriber": {"user": "bob", "organization": "globex", "roles": ["subscriber"]},
@@ -61,7 +61,7 @@ def announcement(system: System, sam_file: Path) -> str:
         *(f"  {name:<11} {token}" for name, token in tokens.items()),
         "",
         "Try:",
-        f"  TOKEN=$(curl -s {system.url}/_local/tokens -d '{json.dumps(SAMPLE_USERS['publisher'])}' | {READ_TOKEN})",
+        f"  TOKEN=$(curl -s {system.url}/_local/tokens -d '{json.dumps(SAMPLE_USERS['publisher'])}' | {PRINT_IT})",
         f"  curl -i -X POST {system.url}/monetization/connect -d '{{}}' \\",
         '    -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json"',
         f"  curl -X POST {system.url}/_local/clock -d '{{\"by\": 86400}}'   # a day later",
