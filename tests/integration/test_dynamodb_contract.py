@@ -332,6 +332,7 @@ CONDITIONS: list[tuple[str, dict[str, Any], bool]] = [
     ("a <> :v", {"v": 5}, False),
     ("a <> :v", {"v": "5"}, True),
     ("absent <> :v", {"v": 5}, True),
+    ("absent = further", {}, False),
     ("absent = :v", {"v": 5}, False),
     ("a < :v", {"v": 10}, True),
     ("a < :v", {"v": 5}, False),
@@ -552,6 +553,25 @@ def test_an_update_changes_what_it_says(
     answer = db.update(expression, **asked_names(expression), **asked_values(natives), ReturnValues="ALL_NEW")
     assert plain(answer["Attributes"]) == plain(item(pk="p", sk="s", **after))
     assert db.get("p", "s") == plain(item(pk="p", sk="s", **after))
+
+
+def test_a_nested_change_leaves_the_old_item_as_it_was(db: Database) -> None:
+    db.put(pk="p", sk="s", m={"x": [1]})
+    answer = db.update("SET m.x[0] = :v", ExpressionAttributeValues=values(v=2), ReturnValues="ALL_OLD")
+    assert answer["Attributes"]["m"] == value({"x": [1]})
+    with pytest.raises(db.client.exceptions.TransactionCanceledException):
+        db.transact(
+            (
+                "Update",
+                {
+                    "Key": item(pk="p", sk="s"),
+                    "UpdateExpression": "SET m.x[0] = :v",
+                    "ExpressionAttributeValues": values(v=3),
+                },
+            ),
+            ("ConditionCheck", {"Key": item(pk="p", sk="absent"), "ConditionExpression": "attribute_exists(pk)"}),
+        )
+    assert db.get("p", "s") == item(pk="p", sk="s", m={"x": [2]})
 
 
 INVALID_UPDATES: list[tuple[str, dict[str, Any], str]] = [

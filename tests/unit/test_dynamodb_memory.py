@@ -1,6 +1,7 @@
 """What only the in-memory DynamoDB has: faults, lagging indexes, change records, expiry, templates and threads."""
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from threading import Thread
 from typing import Any
@@ -235,6 +236,16 @@ def test_a_token_is_forgotten_after_ten_minutes(make: Make, clock: Clock) -> Non
     assert get(client) == {"pk": {"S": "p"}, "n": {"N": "2"}}
 
 
+@pytest.fixture
+def hasty_threads() -> Iterator[None]:
+    """Threads that take turns as often as they can, so that a missing lock is noticed."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("hasty_threads")
 def test_a_counter_counts_every_thread(make: Make) -> None:
     client = make()
 
