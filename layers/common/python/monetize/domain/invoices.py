@@ -9,17 +9,15 @@ from monetize.domain.rating import Line
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
-    """One entry of the to-do list: what (subscription, bill, invoice …), since when, and where it stands.
+    """One entry of the to-do list: what (subscription, bill, invoice …) and since when.
 
-    `mark` is its index key as read: a lease is taken on condition that it is still that.
+    `group` is its publisher: messages of one group wait for each other, not for the others.
     """
 
     kind: str
     id: str
     at: datetime
-    pk: str
-    sk: str
-    mark: str
+    group: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +46,7 @@ class Bill:
     approved: bool = False  # released by a person: safety bounds do not hold it again
     late: tuple[str, ...] = ()  # sort keys of the late entries and corrections it took
     run: str = ""
+    due_scope: str = ""  # the part of the to-do list of a publisher with a clock of its own
     next_at: datetime | None = None  # in the to-do list until sent, empty, waived; parked and held are not in it
     created_at: datetime
     sent_at: datetime | None = None
@@ -119,6 +118,7 @@ class Invoice:
     number: str = ""
     attempts: int = 0
     next_attempt_at: datetime | None = None
+    due_scope: str = ""
     failure: str = ""
     disputed: str = ""
     issued_at: datetime

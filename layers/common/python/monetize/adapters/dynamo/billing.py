@@ -1,8 +1,9 @@
 """What is due, and the bills and invoices that come of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
+from typing import Any
 
 from monetize.adapters.dynamo import keys
 from monetize.adapters.dynamo.subscriptions import SubscriptionTable
@@ -23,56 +24,52 @@ class BillingTable:
     table: Table
     subscriptions: SubscriptionTable
 
-    def due_in_shard(self, shard: int, now: datetime, *, scope: str = "", limit: int = 1000) -> list[Due]:
-        """The head of one shard of the to-do list, oldest first."""
-        found: list[Due] = []
-        request = {
+    def leased_up_to(self, shard: int, now: datetime, scope: str) -> datetime | None:
+        """Up to which instant the shard was enqueued under a lease that still holds; None: begin at its head."""
+        item = self.table.raw(keys.shard_lease(scope, shard))
+        if item is None or _at(item["held_until"]["S"]) <= now:
+            return None
+        return _at(item["up_to"]["S"])
+
+    def lease(self, shard: int, up_to: datetime, until: datetime | None, scope: str) -> None:
+        """Everything due up to that instant is enqueued; `until` begins a new lease, None goes on with the one held."""
+        key = keys.shard_lease(scope, shard)
+        values = {":up_to": {"S": keys.instant(up_to)}}
+        changes = "SET up_to = :up_to"
+        if until is not None:
+            changes += ", held_until = :until"
+            values[":until"] = {"S": keys.instant(until)}
+        self.table.client.update_item(
+            TableName=self.table.name,
+            Key={"pk": {"S": key.pk}, "sk": {"S": key.sk}},
+            UpdateExpression=changes,
+            ExpressionAttributeValues=values,
+        )
+
+    def due_in_shard(self, shard: int, since: datetime | None, now: datetime, scope: str) -> Iterator[Sequence[Due]]:
+        """What is due, oldest first, page by page."""
+        condition = "due_pk = :shard AND due_sk < :until"
+        values = {
+            ":shard": {"S": keys.due_partition(shard, scope)},
+            ":until": {"S": keys.instant(now) + "$"},  # after "now#…": what is due this very second is due
+        }
+        if since is not None:
+            condition = "due_pk = :shard AND due_sk BETWEEN :since AND :until"
+            values[":since"] = {"S": keys.instant(since) + "$"}
+        request: dict[str, Any] = {
             "TableName": self.table.name,
             "IndexName": "due",
-            "KeyConditionExpression": "due_pk = :shard AND due_sk < :until",
-            "ExpressionAttributeValues": {
-                ":shard": {"S": keys.due_partition(shard, scope)},
-                # One past "now#…": what is due this very second is due.
-                ":until": {"S": keys.instant(now) + "$"},
-            },
-            "Limit": limit,
+            "KeyConditionExpression": condition,
+            "ExpressionAttributeValues": values,
         }
-        while len(found) < limit:
+        if since is not None and since >= now:
+            return
+        while True:
             answer = self.table.client.query(**request)
-            for item in answer["Items"]:
-                at, _, identity = item["due_sk"]["S"].partition("#")
-                found.append(
-                    Due(
-                        kind=KINDS.get(item["sk"]["S"], item["sk"]["S"].partition("#")[0].lower()),
-                        id=identity,
-                        at=datetime.strptime(at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC),
-                        pk=item["pk"]["S"],
-                        sk=item["sk"]["S"],
-                        mark=item["due_sk"]["S"],
-                    )
-                )
+            yield [_due(item) for item in answer["Items"]]
             if "LastEvaluatedKey" not in answer:
-                break
+                return
             request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
-        return found[:limit]
-
-    def lease(self, due: Due, until: datetime) -> bool:
-        """Move it out of the way until then, so that the next tick does not enqueue it again. False: somebody did."""
-        client = self.table.client
-        try:
-            client.update_item(
-                TableName=self.table.name,
-                Key={"pk": {"S": due.pk}, "sk": {"S": due.sk}},
-                UpdateExpression="SET due_sk = :until",
-                ConditionExpression="due_sk = :mark",
-                ExpressionAttributeValues={
-                    ":until": {"S": f"{keys.instant(until)}#{due.id}"},
-                    ":mark": {"S": due.mark},
-                },
-            )
-        except client.exceptions.ConditionalCheckFailedException:
-            return False
-        return True
 
     def subscription(self, sub: str) -> Subscription | None:
         """One subscription."""
@@ -177,3 +174,13 @@ class BillingTable:
             if page.after is None:
                 return
             after = page.after
+
+
+def _due(item: dict[str, Any]) -> Due:
+    at, identity, group = (*item["due_sk"]["S"].split("#", 2), "")[:3]
+    sk = item["sk"]["S"]
+    return Due(kind=KINDS.get(sk) or sk.partition("#")[0].lower(), id=identity, at=_at(at), group=group or identity)
+
+
+def _at(text: str) -> datetime:
+    return datetime.fromisoformat(text)

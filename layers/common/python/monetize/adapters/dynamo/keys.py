@@ -31,13 +31,13 @@ def due_partition(shard: int, scope: str = "") -> str:
     return f"DUE#{scope}#{shard:02d}" if scope else f"DUE#{shard:02d}"
 
 
-def due(identity: str, at: datetime | None, scope: str = "") -> dict[str, str]:
-    """The index attributes of something due at `at`; nothing when it is not."""
+def due(identity: str, at: datetime | None, scope: str = "", group: str = "") -> dict[str, str]:
+    """The index attributes of something due at `at`; nothing when it is not. `group` shares the queue fairly."""
     if at is None:
         return {}
     return {
         "due_pk": due_partition(crc32(identity.encode()) % DUE_SHARDS, scope),
-        "due_sk": f"{instant(at)}#{identity}",
+        "due_sk": f"{instant(at)}#{identity}#{group}" if group else f"{instant(at)}#{identity}",
     }
 
 
@@ -161,6 +161,11 @@ def bill_lines(sub: str, edge: datetime) -> Key:
     return Key(f"SUB#{sub}", f"LINES#{instant(edge)}")
 
 
+def shard_lease(scope: str, shard: int) -> Key:
+    """Up to where one shard of the to-do list was enqueued."""
+    return Key(f"LEASE#{scope}#{shard:02d}", "LEASE")
+
+
 def bill_of(bill_id: str) -> Key:
     """A bill by its public name, `{subscription}.{yyyymmddThhmmssZ}`."""
     sub, _, stamp = bill_id.rpartition(".")
@@ -255,10 +260,10 @@ _OF: dict[str, Callable[[Any], Key]] = {
     "Move": lambda it: plan_move(it.plan, it.id),
     "Subscriber": lambda it: subscriber(it.publisher, it.id),
     "Application": lambda it: application(it.publisher, it.subscriber, it.id),
-    "Subscription": lambda it: Key(f"SUB#{it.id}", "SUBSCRIPTION", **due(it.id, it.due_at, it.due_scope)),
-    "Bill": lambda it: Key(f"SUB#{it.subscription}", f"BILL#{instant(it.edge)}", **due(it.id, it.next_at)),
+    "Subscription": lambda it: Key(f"SUB#{it.id}", "SUBSCRIPTION", **due(it.id, it.due_at, it.due_scope, it.publisher)),
+    "Bill": lambda it: Key(f"SUB#{it.subscription}", f"BILL#{instant(it.edge)}", **due(it.id, it.next_at, it.due_scope, it.publisher)),
     "BillLines": lambda it: bill_lines(it.subscription, it.edge),
-    "Invoice": lambda it: Key(f"INV#{it.id}", "INVOICE", lookup=it.stripe_id, **due(it.id, it.next_attempt_at)),
+    "Invoice": lambda it: Key(f"INV#{it.id}", "INVOICE", lookup=it.stripe_id, **due(it.id, it.next_attempt_at, it.due_scope, it.publisher)),
     "AuditEntry": lambda it: audit(it.publisher, f"{it.at:%Y-%m}", it.id),
     "ApiKey": lambda it: api_key(it.sha256),
     "GatewayKey": lambda it: api_key(it.sha256),
