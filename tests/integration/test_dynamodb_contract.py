@@ -405,6 +405,7 @@ CONDITIONS: list[tuple[str, dict[str, Any], bool]] = [
 ]
 ATTRIBUTE_NAMES = {"#a": "a", "#dotted": "dotted.name"}
 MOTO_CONDITIONS = {
+    ("absent = further", ""): "finds two absences equal",
     ("a < :v", "9"): "breaks on comparing a number with a string",
     ("size(absent) = :n", "0"): "refuses the size of what is absent",
 }
