@@ -398,7 +398,7 @@ def test_who_is_given_a_queue_may_send_to_it_and_nobody_else(variable: str, queu
         for statement in statements(name)
         if "sqs:SendMessage" in as_list(statement["Action"]) and queue in names_in(statement["Resource"])
     }
-    assert given == dict.fromkeys(may, {"Ref": queue})
+    assert given == {name: {"Ref": queue} for name in may}
 
 
 # State
