@@ -247,3 +247,39 @@ def running() -> Any:
     from monetize.services.running import Ports
 
     return Ports(todo=billing_table(), queue=billing_queue())
+
+
+@part
+def usage() -> Any:
+    """The ledger and the counters of usage."""
+    from monetize.adapters.dynamo.usage import UsageTable
+
+    return UsageTable(dynamodb(), load().usage_table)
+
+
+@part
+def entitlement_facts() -> Any:
+    """Core, as ingest and entitlement checks read it."""
+    from monetize.adapters.dynamo.entitlements import EntitlementFacts
+
+    return EntitlementFacts(dynamodb(), load().core_table)
+
+
+@part
+def metering() -> Any:
+    """What ingest works with."""
+    from monetize.services.metering import Ports
+
+    return Ports(ledger=usage(), facts=entitlement_facts())
+
+
+@part
+def entitling() -> Any:
+    """What entitlement checks work with."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from monetize.adapters.events import EventBus
+    from monetize.services.entitling import Ports
+
+    bus = EventBus(lambda: _client("events"), load().event_bus)
+    return Ports(facts=entitlement_facts(), usage=usage(), tell=bus, unreadable=(ClientError, BotoCoreError))

@@ -1,7 +1,7 @@
 """Take usage events in: read, judge, group by subscription and day, record each group once, answer when durable."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
@@ -69,16 +69,15 @@ class Facts(Protocol):
 
     def subscriptions(self, ids: Collection[str], now: datetime) -> Mapping[str, Metered | None]: ...
 
-    def metering(self, publisher: str, now: datetime) -> Metering: ...
+    def metering(self, publisher: str, now: datetime, *, fresh: bool = False) -> Metering: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What metering works with. `gauge` takes the name of a count and how much."""
+    """What metering works with."""
 
     ledger: Ledger
     facts: Facts
-    gauge: Callable[[str, int], None] = lambda _name, _count: None
 
 
 @dataclass(slots=True)
@@ -278,6 +277,9 @@ def take(
     """
     taken = Taken(rejected=list(unreadable))
     metering = ports.facts.metering(publisher, now)
+    if not {event.type for event in events if event is not None} <= intake.types(metering).keys():
+        # A meter made a moment ago must not lose events to what is remembered.
+        metering = ports.facts.metering(publisher, now, fresh=True)
     groups = _group(events, metering, now + metering.clock_offset, ports.facts, intake, taken, now)
     named = usage.named_batch_id(publisher, key) if key else ""
     for group in groups:
@@ -288,12 +290,6 @@ def take(
             _tell(group, outcome, events, taken)
     if taken.rejected:
         _keep(publisher, taken, now, ports)
-    for name, count in (("EventsAccepted", taken.accepted), ("EventsLate", taken.late)):
-        ports.gauge(name, count)
-    if taken.rejected:
-        ports.gauge("EventsRejected", len(taken.rejected))
-    if taken.retry:
-        ports.gauge("EventsNotStored", len(taken.retry))
     return taken
 
 

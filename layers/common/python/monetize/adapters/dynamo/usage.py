@@ -67,12 +67,9 @@ class Patience(Protocol):
 class UsageTable:
     """The Usage table."""
 
-    def __init__(
-        self, client: Client, name: str, gauge: Callable[[str, int], None] = lambda _name, _count: None
-    ) -> None:
+    def __init__(self, client: Client, name: str) -> None:
         self._client = client
         self._name = name
-        self._gauge = gauge
         self._expected: dict[tuple[str, date], None] = {}
 
     # ---- in ----
@@ -116,7 +113,6 @@ class UsageTable:
             if again:
                 waiting.appendleft(again)
             if passing:
-                self._gauge("UsageConflicts", len(passing))
                 tries += 1
                 pause = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(tries, 10)) * (0.5 + random() / 2)
                 if pause >= patience.left():

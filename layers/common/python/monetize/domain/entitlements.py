@@ -1,0 +1,200 @@
+"""May this key call now, what is left, and until when: from the subscription, its offer and its live totals. Pure."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+
+from monetize.domain.keys import PRODUCTION, ApiKey
+from monetize.domain.periods import Anchor, Period, midnight, nominal_period
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Throttle:
+    """Requests at most, per span of time; None is unlimited (as `catalog.Throttle`, without its module)."""
+
+    per_second: int | None = None
+    per_minute: int | None = None
+    per_hour: int | None = None
+    per_day: int | None = None
+    burst: int | None = None
+
+    def document(self) -> dict[str, int]:
+        """What is limited."""
+        every = ("per_second", "per_minute", "per_hour", "per_day", "burst")
+        return {name: limit for name in every if (limit := getattr(self, name)) is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopUp:
+    """Extra quantity of a meter in the period that starts then."""
+
+    meter: str
+    quantity: int
+    period_start: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """A quantity per `day` or `period`: hard (calls stop) or soft (an allowance; more costs money)."""
+
+    meter: str
+    quantity: int
+    per: str
+    hard: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What a tier and a plan version allow."""
+
+    throttle: Throttle = field(default_factory=Throttle)
+    limits: tuple[Limit, ...] = ()
+    grace_days: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublisherRules:
+    """A publisher's own choices. `meters` are the meters' numbers by id."""
+
+    publisher: str
+    meters: Mapping[str, int]
+    payment_grace_days: int = 3
+    fail_open: bool = True
+    threshold_percents: tuple[int, ...] = (85, 100)
+    clock_offset: timedelta = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowed:
+    """The subscription, as far as a decision depends on it."""
+
+    id: str
+    publisher: str
+    status: str
+    tier: str
+    apis: tuple[str, ...] = ()
+    payment_state: str = "current"
+    past_due_since: datetime | None = None
+    block: str = "none"
+    plan: str | None = None
+    version: int | None = None
+    anchor_month: int = 1
+    anchor_day: int = 1
+    activated_at: datetime | None = None
+    ended_at: datetime | None = None
+    topups: tuple[TopUp, ...] = ()
+    shards: tuple[tuple[str, int], ...] = ()
+    spend_cap: int | None = None
+
+    def period(self, now: datetime) -> Period:
+        """The running period: from the anchored edge, or from activation in the first one."""
+        whole = nominal_period(now, Anchor(self.anchor_month, self.anchor_day))
+        if self.activated_at is not None and whole.start < self.activated_at < whole.end:
+            return Period(self.activated_at, whole.end)
+        return whole
+
+    def shards_in(self, month: str) -> int:
+        """Partitions its usage is spread over in a month `yyyy-mm`."""
+        return next((count for when, count in self.shards if when == month), 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """A key and whose it is."""
+
+    key: ApiKey
+    allowed: Allowed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """One limit and where the subscription stands."""
+
+    meter: str
+    per: str
+    hard: bool
+    limit: int
+    used: int
+    resets_at: datetime
+
+    @property
+    def remaining(self) -> int:
+        """What is left, never below 0."""
+        return max(0, self.limit - self.used)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """Allowed, or why not. `subscription` is what usage is reported under."""
+
+    allowed: bool
+    reason: str = ""
+    subscription: str = ""
+    publisher: str = ""
+    environment: str = ""
+    standings: tuple[Standing, ...] = ()
+    throttle: Throttle = field(default_factory=Throttle)
+    degraded: bool = False
+
+
+UNKNOWN = Decision(allowed=False, reason="unknown_key")
+
+
+_STATES = {"ended": "subscription_ended", "paused": "subscription_paused"}
+
+
+def refusal(holder: Holder, offer: Offer, rules: PublisherRules, now: datetime, api: str = "") -> str:
+    """Why the subscription may not call at all, by its state alone; empty when it may."""
+    key, it = holder.key, holder.allowed
+    if not key.usable(now) or it.publisher != rules.publisher:
+        return "unknown_key"
+    if api and api not in it.apis:
+        return "wrong_api"
+    if it.ended_at is not None and now >= it.ended_at:
+        return "subscription_ended"
+    if it.status != "active":
+        return _STATES.get(it.status, "subscription_not_active")
+    if it.block == "all" or (it.block == "production" and key.environment == PRODUCTION):
+        return "blocked"
+    if it.payment_state == "suspended":
+        return "payment_suspended"
+    if it.payment_state == "past_due" and it.past_due_since is not None:
+        grace = rules.payment_grace_days if offer.grace_days is None else offer.grace_days
+        if now >= it.past_due_since + timedelta(days=grace):
+            return "past_due"
+    return ""
+
+
+def standings(
+    it: Allowed, offer: Offer, rules: PublisherRules, totals: Mapping[tuple[date, int], int], now: datetime
+) -> Iterator[Standing]:
+    """Every limit with what was used of it. Totals by (day, meter number), over the running period."""
+    period = it.period(now)
+    whole = nominal_period(now, Anchor(it.anchor_month, it.anchor_day))
+    today = now.date()
+    for limit in offer.limits:
+        short = rules.meters.get(limit.meter)
+        extra = sum(
+            topup.quantity for topup in it.topups if topup.meter == limit.meter and topup.period_start == period.start
+        )
+        if limit.per == "day":
+            used = totals.get((today, short), 0) if short is not None else 0
+            yield Standing(
+                meter=limit.meter,
+                per="day",
+                hard=limit.hard,
+                limit=limit.quantity,
+                used=used,
+                resets_at=midnight(today + timedelta(days=1)),
+            )
+            continue
+        used = sum(
+            quantity
+            for (day, number), quantity in totals.items()
+            if number == short and period.start.date() <= day <= today
+        )
+        # A period allowance prorates with its period, rounded up.
+        share = -(-limit.quantity * period.seconds // whole.seconds)
+        yield Standing(
+            meter=limit.meter, per="period", hard=limit.hard, limit=share + extra, used=used, resets_at=period.end
+        )

@@ -1,0 +1,233 @@
+"""Decide whether calls may pass, remember it for seconds, and tell of crossed thresholds once."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
+from typing import Final, Protocol
+
+from monetize.domain.entitlements import (
+    UNKNOWN,
+    Allowed,
+    Decision,
+    Holder,
+    Offer,
+    PublisherRules,
+    Standing,
+    refusal,
+    standings,
+)
+from monetize.domain.keys import SANDBOX, GatewayKey, hashed
+
+MAX_CHECKS: Final = 100
+DECISION_SECONDS: Final = 3
+STALE_HOURS: Final = 1  # how old a decision may be that stands in while nothing can be read
+MAX_DECISIONS: Final = 50_000
+
+
+class Unreadable(Exception):
+    """The tables cannot be read now."""
+
+
+class Totals(Protocol):
+    """Live totals of a subscription."""
+
+    @property
+    def totals(self) -> Mapping[tuple[date, int], int]: ...
+
+
+class Usage(Protocol):
+    """Counters, and who told of which threshold."""
+
+    def counters(
+        self, subscription: str, first: date, last: date, shards: Callable[[str], int], *, sandbox: bool = False
+    ) -> Totals: ...
+
+    def claim_threshold(self, subscription: str, name: str, now: datetime, expires_at: datetime) -> bool: ...
+
+
+class Facts(Protocol):
+    """Keys, subscriptions, offers and publishers' rules."""
+
+    def holders(self, hashes: Sequence[str]) -> Mapping[str, Holder]: ...
+
+    def rules(self, publisher: str, now: datetime) -> PublisherRules: ...
+
+    def last_rules(self, publisher: str) -> PublisherRules | None: ...
+
+    def offer(self, publisher: str, tier: str, plan: str | None, version: int | None, now: datetime) -> Offer: ...
+
+    def gateway(self, key_sha256: str, now: datetime) -> GatewayKey | None: ...
+
+
+class Tell(Protocol):
+    """Events to whoever listens."""
+
+    def tell(self, kind: str, detail: Mapping[str, object]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What deciding works with. `unreadable` are the errors that mean the tables do not answer."""
+
+    facts: Facts
+    usage: Usage
+    tell: Tell
+    unreadable: tuple[type[Exception], ...] = (Unreadable,)
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    decision: Decision
+    until: datetime
+
+
+class Decisions:
+    """What one container decided in the last seconds, at most so many."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str, str], _Remembered] = {}
+
+    def fresh(self, name: tuple[str, str, str], now: datetime) -> Decision | None:
+        """A decision that still holds."""
+        kept = self._kept.get(name)
+        return kept.decision if kept is not None and now < kept.until else None
+
+    def stale(self, name: tuple[str, str, str], now: datetime) -> Decision | None:
+        """The last decision, if it is not older than an hour."""
+        kept = self._kept.get(name)
+        return kept.decision if kept is not None and now < kept.until + timedelta(hours=STALE_HOURS) else None
+
+    def keep(self, name: tuple[str, str, str], decision: Decision, now: datetime) -> None:
+        """Remember; the oldest goes first."""
+        self._kept.pop(name, None)
+        while len(self._kept) >= MAX_DECISIONS:
+            del self._kept[next(iter(self._kept))]
+        self._kept[name] = _Remembered(decision, now + timedelta(seconds=DECISION_SECONDS))
+
+
+def decide(
+    checks: Sequence[tuple[str, str]], *, publisher: str, now: datetime, ports: Ports, remembered: Decisions
+) -> list[Decision]:
+    """A decision for every (key, API or empty), in order.
+
+    When the tables cannot be read, what was decided within the hour stands; for what is not known the publisher's
+    own choice decides, and `degraded` says so.
+    """
+    names = [(publisher, hashed(key), api) for key, api in checks]
+    found = {name: remembered.fresh(name, now) for name in names}
+    asked = [name for name, decision in found.items() if decision is None]
+    if asked:
+        try:
+            decided = _decide(asked, publisher, now, ports)
+        except ports.unreadable:
+            found.update({name: _degraded(name, now, ports, remembered) for name in asked})
+        else:
+            for name, decision in decided.items():
+                found[name] = decision
+                if decision is not UNKNOWN:
+                    # Unknown keys are not remembered: there are too many of them, and a new key works at once.
+                    remembered.keep(name, decision, now)
+    return [found[name] or UNKNOWN for name in names]
+
+
+def _decide(
+    names: Sequence[tuple[str, str, str]], publisher: str, now: datetime, ports: Ports
+) -> dict[tuple[str, str, str], Decision]:
+    holders = ports.facts.holders(list({sha for _, sha, _ in names}))
+    if not holders:
+        return dict.fromkeys(names, UNKNOWN)
+    rules = ports.facts.rules(publisher, now)
+    at = now + rules.clock_offset
+    decided: dict[tuple[str, str, str], Decision] = {}
+    totals: dict[tuple[str, bool], tuple[Standing, ...]] = {}
+    for name in names:
+        holder = holders.get(name[1])
+        decided[name] = UNKNOWN if holder is None else _one(holder, name[2], rules, at, ports, totals)
+    return decided
+
+
+def _one(
+    holder: Holder,
+    api: str,
+    rules: PublisherRules,
+    now: datetime,
+    ports: Ports,
+    known: dict[tuple[str, bool], tuple[Standing, ...]],
+) -> Decision:
+    it = holder.allowed
+    if it.publisher != rules.publisher:
+        return UNKNOWN
+    offer = ports.facts.offer(it.publisher, it.tier, it.plan, it.version, now)
+    reason = refusal(holder, offer, rules, now, api)
+    if reason == "unknown_key":
+        return UNKNOWN
+    decision = Decision(
+        allowed=not reason,
+        reason=reason,
+        subscription=it.id,
+        publisher=it.publisher,
+        environment=holder.key.environment,
+        throttle=offer.throttle,
+    )
+    if reason or not offer.limits:
+        return decision
+    sandbox = holder.key.environment == SANDBOX
+    place = (it.id, sandbox)
+    if place not in known:
+        counted = ports.usage.counters(it.id, it.period(now).start.date(), now.date(), it.shards_in, sandbox=sandbox)
+        known[place] = tuple(standings(it, offer, rules, counted.totals, now))
+        if not sandbox:
+            tell_thresholds(it, known[place], rules, now, ports)
+    stand = known[place]
+    exhausted = any(each.hard and each.used >= each.limit for each in stand)
+    return replace(decision, standings=stand, allowed=not exhausted, reason="quota_exhausted" if exhausted else "")
+
+
+def tell_thresholds(it: Allowed, stand: Sequence[Standing], rules: PublisherRules, now: datetime, ports: Ports) -> None:
+    """An event for each threshold that is crossed, once per period (or day) and threshold."""
+    for each in stand:
+        for percent in rules.threshold_percents:
+            if each.limit <= 0 or each.used * 100 < each.limit * percent:
+                continue
+            kind = "quota" if each.hard else "allowance"
+            name = f"{each.resets_at:%Y-%m-%dT%H}#{each.meter}#{kind}#{each.per}#{percent}"
+            if not _first(it.id, name, now, each.resets_at + timedelta(days=2), ports):
+                continue
+            ports.tell.tell(
+                "usage.threshold_crossed",
+                {
+                    "publisher": it.publisher,
+                    "subscription": it.id,
+                    "meter": each.meter,
+                    "kind": kind,
+                    "per": each.per,
+                    "percent": percent,
+                    "limit": each.limit,
+                    "used": each.used,
+                    "resets_at": each.resets_at.isoformat().replace("+00:00", "Z"),
+                },
+            )
+
+
+_told: dict[tuple[int, str, str], None] = {}
+
+
+def _first(subscription: str, name: str, now: datetime, expires_at: datetime, ports: Ports) -> bool:
+    """Whether nobody told of it before; each container asks the table once."""
+    place = (id(ports), subscription, name)
+    if place in _told:
+        return False
+    if len(_told) >= MAX_DECISIONS:
+        _told.clear()
+    _told[place] = None
+    return ports.usage.claim_threshold(subscription, name, now, expires_at)
+
+
+def _degraded(name: tuple[str, str, str], now: datetime, ports: Ports, remembered: Decisions) -> Decision:
+    last = remembered.stale(name, now)
+    rules = ports.facts.last_rules(name[0])
+    if last is not None and not (last.allowed and rules is not None and not rules.fail_open):
+        return replace(last, degraded=True)
+    if rules is not None and rules.fail_open:
+        return Decision(allowed=True, publisher=name[0], degraded=True)
+    return Decision(allowed=False, reason="temporarily_unavailable", publisher=name[0], degraded=True)
