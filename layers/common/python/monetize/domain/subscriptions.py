@@ -53,6 +53,7 @@ class Subscriber:
     publisher: str
     contact: Contact | None = None
     customers: tuple[Customer, ...] = ()
+    generation: int = 0  # customers let go: part of the derived key that makes the next one
     payment_grace_days: int | None = None
     erasing: bool = False  # while the customers at Stripe are being deleted: nothing new begins
     erased_at: datetime | None = None
@@ -109,7 +110,6 @@ class Change:
     version: int | None = None
     advance: bool = False
     currency: str = ""
-    anchor: AnchorMode = "calendar"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,241 @@
+"""Applications, the order summary, subscriptions and their keys, and the subscriber's own data."""
+
+from datetime import timedelta
+from http import HTTPStatus
+from typing import Annotated, Any, Literal
+
+from aws_lambda_powertools import Logger, Tracer
+from aws_lambda_powertools.event_handler import Response
+from aws_lambda_powertools.event_handler.openapi.params import Query
+from aws_lambda_powertools.logging.correlation_paths import API_GATEWAY_HTTP
+from aws_lambda_powertools.metrics import MetricUnit, single_metric
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from monetize import wiring
+from monetize.domain.subscriptions import Subscription
+from monetize.http import resolver
+from monetize.http.caller import PUBLISHER_ADMIN, PUBLISHER_VIEWER, SUBSCRIBER, Caller
+from monetize.http.schemas import MAX_PAGE, from_cursor, to_cursor
+from monetize.http.subscribing_schemas import (
+    ApplicationChange,
+    ApplicationRequest,
+    ApplicationResponse,
+    ApplicationsResponse,
+    CheckoutResponse,
+    IssuedKeyResponse,
+    KeyRequest,
+    KeyResponse,
+    KeysResponse,
+    OrderSummaryResponse,
+    PreviewRequest,
+    RotateRequest,
+    SubscribeRequest,
+    SubscriptionResponse,
+    SubscriptionsResponse,
+)
+from monetize.services import applications, issuing, quoting, subscribing
+from monetize.services.subscribing import Order, Person
+
+logger = Logger()
+tracer = Tracer()
+app = resolver.build()
+
+APPLICATIONS = ["applications"]
+SUBSCRIPTIONS = ["subscriptions"]
+KEYS = ["keys"]
+
+EITHER = (SUBSCRIBER, PUBLISHER_ADMIN)
+READERS = (SUBSCRIBER, PUBLISHER_ADMIN, PUBLISHER_VIEWER)
+
+type Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
+type Cursor = Annotated[str | None, Query(max_length=800)]
+type Publisher = Annotated[str, Query(min_length=1, max_length=128)]
+
+
+def _person(caller: Caller) -> Person:
+    return Person(caller.user, caller.organization)
+
+
+def _subscriber() -> Person:
+    return _person(resolver.who(app, SUBSCRIBER))
+
+
+def _key() -> str | None:
+    return resolver.idempotency_key(app) if app.current_event.headers.get("idempotency-key") is not None else None
+
+
+# --- applications ---
+
+
+@app.post("/applications", summary="Make an application", tags=APPLICATIONS, status_code=201)
+def post_application(body: ApplicationRequest) -> Response[ApplicationResponse]:
+    person, ports = _subscriber(), wiring.subscribing()
+    made = applications.create(
+        person, body.publisher, body.name, body.description, wiring.clock().now(), ports.store, ports.ids
+    )
+    location = f"/applications/{made.id}?publisher={made.publisher}"
+    return resolver.reply(ApplicationResponse.of(made), status=HTTPStatus.CREATED, rev=made.rev, location=location)
+
+
+@app.get("/applications", summary="List applications", tags=APPLICATIONS)
+def get_applications(publisher: Publisher, limit: Limit = 50, cursor: Cursor = None) -> Response[ApplicationsResponse]:
+    person = _subscriber()
+    page = wiring.subscribing().store.applications(publisher, person.organization, from_cursor(cursor), limit)
+    items = [ApplicationResponse.of(each) for each in page.items]
+    return resolver.reply(ApplicationsResponse(items=items, next=to_cursor(page.after)))
+
+
+@app.get("/applications/<application>", summary="One application", tags=APPLICATIONS)
+def get_application(application: str, publisher: Publisher) -> Response[ApplicationResponse]:
+    found = applications.get(_subscriber(), publisher, application, wiring.subscribing().store)
+    return resolver.reply(ApplicationResponse.of(found), rev=found.rev)
+
+
+@app.put("/applications/<application>", summary="Rename or describe an application", tags=APPLICATIONS)
+def put_application(application: str, publisher: Publisher, body: ApplicationChange) -> Response[ApplicationResponse]:
+    person, ports = _subscriber(), wiring.subscribing()
+    was = (publisher, application, resolver.expected_revision(app))
+    after = applications.change(person, was, body.name, body.description, wiring.clock().now(), ports.store, ports.ids)
+    return resolver.reply(ApplicationResponse.of(after), rev=after.rev)
+
+
+@app.delete("/applications/<application>", summary="Delete an application", tags=APPLICATIONS, status_code=204)
+def delete_application(application: str, publisher: Publisher) -> Response[None]:
+    person, ports = _subscriber(), wiring.subscribing()
+    applications.delete(person, publisher, application, wiring.clock().now(), ports.store, ports.ids)
+    return resolver.nothing()
+
+
+# --- ordering ---
+
+
+@app.post("/subscriptions/preview", summary="Order summary", tags=SUBSCRIPTIONS)
+def post_preview(body: PreviewRequest) -> Response[OrderSummaryResponse]:
+    person = _subscriber()
+    order = quoting.preview(person, body.publisher, body.product, body.tier, wiring.clock().now(), wiring.subscribing())
+    return resolver.reply(OrderSummaryResponse.of(order))
+
+
+@app.post("/subscriptions", summary="Subscribe an application to an API at a tier", tags=SUBSCRIPTIONS, status_code=201)
+def post_subscription(body: SubscribeRequest) -> Response[SubscriptionResponse]:
+    person = _subscriber()
+    order = Order(
+        publisher=body.publisher,
+        application=body.application,
+        product=body.product,
+        tier=body.tier,
+        contact=body.contact.to_contact() if body.contact else None,
+        invoice_email=body.invoice_email or "",
+        spend_cap=body.spend_cap,
+        key=_key(),
+    )
+    made = subscribing.subscribe(person, order, wiring.clock().now(), wiring.subscribing())
+    with single_metric(name="SubscriptionsStarted", unit=MetricUnit.Count, value=1):
+        pass
+    answer = SubscriptionResponse.of(made.subscription, made.subscription.created_at, made.checkout)
+    return resolver.reply(
+        answer,
+        status=HTTPStatus.CREATED,
+        rev=made.subscription.rev,
+        location=f"/subscriptions/{made.subscription.id}",
+    )
+
+
+@app.get("/subscriptions", summary="List subscriptions", tags=SUBSCRIPTIONS)
+def get_subscriptions(
+    publisher: Annotated[str | None, Query(max_length=128)] = None,
+    status: Annotated[str | None, Query(max_length=30)] = None,
+    side: Literal["subscriber", "publisher"] = "subscriber",
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Response[SubscriptionsResponse]:
+    """As `subscriber`, the caller's at one `publisher`; as `publisher`, everybody's at the caller's organization."""
+    roles = (SUBSCRIBER,) if side == "subscriber" else (PUBLISHER_ADMIN, PUBLISHER_VIEWER)
+    person = _person(resolver.who(app, *roles))
+    page = subscribing.listed(person, side, publisher, status, from_cursor(cursor), limit, wiring.subscribing())
+    now = wiring.clock().now()
+    items = [SubscriptionResponse.of(each, now) for each in page.items]
+    return resolver.reply(SubscriptionsResponse(items=items, next=to_cursor(page.after)))
+
+
+@app.get("/subscriptions/<subscription>", summary="One subscription", tags=SUBSCRIPTIONS)
+def get_subscription(subscription: str) -> Response[SubscriptionResponse]:
+    person = _person(resolver.who(app, *READERS))
+    return _shown(subscribing.visible(person, subscription, wiring.subscribing()))
+
+
+@app.post("/subscriptions/<subscription>/checkout", summary="Where to leave a card", tags=SUBSCRIPTIONS)
+def post_checkout(subscription: str) -> Response[CheckoutResponse]:
+    started = subscribing.resume_checkout(_subscriber(), subscription, wiring.clock().now(), wiring.subscribing())
+    return resolver.reply(CheckoutResponse.model_validate(started.checkout))
+
+
+# --- keys ---
+
+
+@app.post("/subscriptions/<subscription>/keys", summary="Make a key, shown once", tags=KEYS, status_code=201)
+def post_key(subscription: str, body: KeyRequest) -> Response[IssuedKeyResponse]:
+    made = issuing.issue(
+        _subscriber(), subscription, body.environment, body.name, _key(), wiring.clock().now(), wiring.issuing()
+    )
+    return _issued(made, subscription)
+
+
+@app.get("/subscriptions/<subscription>/keys", summary="List keys", tags=KEYS)
+def get_keys(subscription: str) -> Response[KeysResponse]:
+    person = _person(resolver.who(app, *READERS))
+    found = issuing.listed(person, subscription, wiring.issuing())
+    return resolver.reply(KeysResponse(items=[KeyResponse.of(each) for each in found]))
+
+
+@app.delete("/subscriptions/<subscription>/keys/<key>", summary="Revoke a key", tags=KEYS, status_code=204)
+def delete_key(subscription: str, key: str) -> Response[None]:
+    person = _person(resolver.who(app, *EITHER))
+    issuing.revoke(person, subscription, key, wiring.clock().now(), wiring.issuing())
+    return resolver.nothing()
+
+
+@app.post(
+    "/subscriptions/<subscription>/keys/<key>/rotate",
+    summary="A new key; the old one works on for a while",
+    tags=KEYS,
+    status_code=201,
+)
+def post_rotation(subscription: str, key: str, body: RotateRequest) -> Response[IssuedKeyResponse]:
+    overlap = timedelta(hours=body.overlap_hours)
+    made = issuing.rotate(_subscriber(), subscription, key, overlap, _key(), wiring.clock().now(), wiring.issuing())
+    return _issued(made, subscription)
+
+
+def _issued(made: issuing.Issued, subscription: str) -> Response[IssuedKeyResponse]:
+    key = made.key
+    answer = IssuedKeyResponse(
+        id=key.id,
+        environment=key.environment,
+        name=key.name,
+        hint=key.hint,
+        key=made.text,
+        already_shown=made.text is None,
+        created_at=key.created_at,
+        expires_at=key.expires_at,
+    )
+    return resolver.reply(answer, status=HTTPStatus.CREATED, location=f"/subscriptions/{subscription}/keys/{key.id}")
+
+
+def _shown(subscription: Subscription) -> Response[SubscriptionResponse]:
+    answer = SubscriptionResponse.of(subscription, wiring.clock().now())
+    return resolver.reply(answer, rev=subscription.rev)
+
+
+_SECRETS = ("/keys", "/rotate", "/checkout", "/portal", "/topups")
+
+
+def _secret(method: str, path: str) -> bool:
+    """Answers with a key or an address that must not be stored; these routes have natural keys of their own."""
+    return method == "POST" and (path == "/subscriptions" or path.endswith(_SECRETS))
+
+
+@logger.inject_lambda_context(correlation_id_path=API_GATEWAY_HTTP)
+@tracer.capture_lambda_handler(capture_response=False)
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    return resolver.answer(app, event, context, dynamodb=wiring.dynamodb(), secret=_secret)

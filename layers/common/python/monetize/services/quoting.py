@@ -1,0 +1,88 @@
+"""The order summary: what subscribing would cost and when, before anybody is bound."""
+
+from dataclasses import replace
+from datetime import datetime
+
+from monetize.domain.money import currency_of, prorate
+from monetize.domain.offers import Offer, OrderSummary, check_open, in_advance, time_of
+from monetize.domain.periods import MONTH, YEAR, nominal_period, period_from
+from monetize.domain.plans import Charge, PlanTerms
+from monetize.domain.subscriptions import Subscription, begun, first_edge, following_edge
+from monetize.services.subscribing import Person, Ports, the_offer
+
+
+def preview(person: Person, publisher: str, product: str, tier: str, now: datetime, ports: Ports) -> OrderSummary:
+    """What a subscription begun now would mean. Refuses what `subscribe` would refuse about the offer."""
+    offer = the_offer(publisher, product, tier, ports)
+    check_open(offer)
+    subscriber = ports.store.subscriber(publisher, person.organization)
+    account = offer.publisher.stripe.account if offer.publisher.stripe else ""
+    customer = subscriber.customer(account) if subscriber is not None else None
+    card = customer is not None and customer.payment_method is not None
+    return summary(offer, time_of(offer.publisher, now), card_on_file=card)
+
+
+def summary(offer: Offer, at: datetime, *, card_on_file: bool) -> OrderSummary:
+    """The order summary of an offer at an instant. Pure."""
+    terms = offer.terms
+    would_be = begun(
+        _hypothetical(offer, at),
+        at,
+        advance=in_advance(terms),
+        trial_days=terms.trial_days if terms else 0,
+        anchor=terms.anchor if terms else "calendar",
+    )
+    paid_from = next((span.start for span in would_be.spans if span.paid), None)
+    first = first_edge(would_be)
+    return OrderSummary(
+        tier=offer.tier,
+        version=offer.version,
+        starts_at=at,
+        trial_ends_at=paid_from if terms is not None and terms.trial_days else None,
+        first_bill_at=first,
+        first_period_ends_at=following_edge(would_be, paid_from) if paid_from else None,
+        first_amount=opening_amount(terms, would_be, paid_from) if terms and paid_from else 0,
+        next_bill_at=following_edge(would_be, first) if first else None,
+        recurring_month=_recurring(terms, "month"),
+        recurring_year=_recurring(terms, "year"),
+        card_on_file=card_on_file,
+        approval=offer.approval,
+    )
+
+
+def opening_amount(terms: PlanTerms, subscription: Subscription, start: datetime) -> int:
+    """What is charged in advance at the first paid instant, in minor units: each fee for its part of a full period."""
+    return sum(
+        _part(charge, subscription, start, currency_of(terms.currency).multiple_of)
+        for charge in terms.charges
+        if charge.model == "flat" and charge.timing == "advance"
+    )
+
+
+def _part(charge: Charge, subscription: Subscription, start: datetime, multiple_of: int) -> int:
+    months = MONTH if charge.interval == "month" else YEAR
+    whole = nominal_period(start, subscription.anchor, months)
+    part = period_from(start, subscription.anchor, months)
+    return prorate(charge.amount or 0, part.seconds, whole.seconds, multiple_of)
+
+
+def _recurring(terms: PlanTerms | None, interval: str) -> int:
+    charges = terms.charges if terms is not None else ()
+    return sum(charge.amount or 0 for charge in charges if charge.model == "flat" and charge.interval == interval)
+
+
+def _hypothetical(offer: Offer, at: datetime) -> Subscription:
+    subscription = Subscription(
+        id="",
+        publisher=offer.publisher.id,
+        subscriber="",
+        application="",
+        product=offer.product.id,
+        apis=offer.product.guards,
+        tier=offer.tier.id,
+        status="active",
+        created_at=at,
+    )
+    if offer.version is None:
+        return subscription
+    return replace(subscription, plan=offer.version.plan, version=offer.version.number)
