@@ -24,7 +24,7 @@ Text = Annotated[str | None, Query(max_length=500)]
 @app.get("/stripe/oauth/callback", summary="End of Stripe's authorization", tags=["onboarding"], status_code=303)
 def get_callback(
     state: Text = None, code: Text = None, error: Text = None, scope: Text = None, error_description: Text = None
-) -> Response[str]:
+) -> Response[None]:
     """The completion token travels in the fragment: it reaches the portal's page, and no server or log."""
     del scope, error_description  # Stripe sends them; the token request tells the scope that holds
     done = onboarding.returned(state, code, error, wiring.clock().now(), wiring.onboarding())
