@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,8 +21,11 @@ from local.stores import MemorySSM
 from local.stripe_emulator.core import StripeEmulator
 from local.stripe_emulator.transport import EmulatorHTTPClient
 from monetize import wiring
-from monetize.adapters.dynamo.table import Table, put
-from monetize.domain.publishers import Publisher, StripeLink
+from monetize.adapters.dynamo import keys
+from monetize.adapters.dynamo.table import Table, claim, put
+from monetize.domain.audit import AuditEntry
+from monetize.domain.publishers import BillingSettings, Publisher, StripeLink
+from monetize.domain.subscriptions import Subscription
 from monetize.services.catalog import default_tiers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,9 +139,62 @@ class Desk:
         self.table.write(put(publisher), *(put(tier) for tier in default_tiers(organization, NOW)))
         return publisher
 
-    def store(self, *entities: Any) -> None:
-        """Put things of other parts of the system."""
-        self.table.write(*(put(each) for each in entities))
+    def change(self, entity: Any, **fields: Any) -> None:
+        """Change something behind everybody's back."""
+        read = self.table.get(type(entity), keys.of(entity))
+        assert read is not None
+        self.table.write(put(replace(read, **fields)))
+
+    def relink(self, publisher: Publisher | None, **fields: Any) -> None:
+        """Change what we hold of a publisher's Stripe account."""
+        assert publisher is not None
+        assert publisher.stripe is not None
+        self.change(publisher, stripe=replace(publisher.stripe, **fields))
+
+    def settle(self, organization: str, settings: BillingSettings) -> None:
+        """Change how a publisher bills."""
+        publisher = self.table.get(Publisher, keys.publisher(organization))
+        self.change(publisher, settings=settings)
+
+    def subscribe(
+        self,
+        subscription: str,
+        publisher: str,
+        product: str,
+        *,
+        tier: str = "tier_x",
+        status: str = "active",
+        plan: str | None = None,
+        version: int | None = None,
+    ) -> None:
+        """A subscription, its publisher's pointer to it and its plan's, as subscribing leaves them."""
+        made = Subscription(
+            id=subscription,
+            publisher=publisher,
+            subscriber="initrode",
+            application="app_1",
+            product=product,
+            apis=(product,),
+            tier=tier,
+            status=status,
+            plan=plan,
+            version=version,
+            created_at=NOW,
+        )
+        ops = [put(made), claim(keys.publisher_subscription(publisher, subscription))]
+        if plan is not None and version is not None:
+            ops.append(claim(keys.plan_subscription(plan, version, subscription)))
+        self.table.write(*ops)
+
+    def audited(self, organization: str) -> list[AuditEntry]:
+        """What was audited this month, in order."""
+        return list(self.table.list(AuditEntry, keys.audit(organization, f"{NOW:%Y-%m}").pk).items)
+
+    def everything(self, organization: str | None = None) -> list[Any]:
+        """Every item of every table, or those of the Core table that name an organization."""
+        tables = self.dynamodb.list_tables()["TableNames"] if organization is None else ["CoreTable"]
+        items = [item for table in tables for item in self.dynamodb.scan(TableName=table)["Items"]]
+        return [it for it in items if organization is None or organization in str(it)]
 
 
 def _with_ids(path: str, ids: tuple[str, ...]) -> str:

@@ -179,11 +179,11 @@ def catalog() -> Any:
 
 @part
 def plans() -> Any:
-    """What plans work with. Stripe's client is made when a plan is published, and not before."""
+    """What plans work with. Stripe's client and the queue's are made when first needed."""
     from monetize.adapters.dynamo.catalog import CatalogTable
     from monetize.services.plans import Ports
 
-    return Ports(store=CatalogTable(core()), ids=ids(), products=stripe_products, queue=billing_queue())
+    return Ports(store=CatalogTable(core()), ids=ids(), products=stripe_products, queue=billing_queue)
 
 
 @part

@@ -1,6 +1,6 @@
 """Plans: draft, publish, version, archive, price a quantity, and move subscriptions from version to version."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
@@ -54,20 +54,14 @@ class Queue(Protocol):
     def send(self, message: dict[str, object], *, delay_seconds: int = 0, group: str | None = None) -> None: ...
 
 
-class LazyProducts(Protocol):
-    """Makes `Products` when a plan is published, and not before: most requests never need Stripe's SDK."""
-
-    def __call__(self) -> Products: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What plans work with."""
+    """What plans work with. `products` and `queue` are made when first needed: most requests need neither."""
 
     store: Store
     ids: Ids
-    products: LazyProducts
-    queue: Queue
+    products: Callable[[], Products]
+    queue: Callable[[], Queue]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -361,4 +355,4 @@ def run_move_step(plan_id: str, move_id: str, now: datetime, change_version: Cha
 
 
 def _wake(move: Move, ports: Ports) -> None:
-    ports.queue.send({"kind": "move", "plan": move.plan, "id": move.id}, group=move.publisher)
+    ports.queue().send({"kind": "move", "plan": move.plan, "id": move.id}, group=move.publisher)
