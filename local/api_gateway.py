@@ -15,7 +15,7 @@ from itertools import count
 from threading import Lock
 from time import monotonic
 from typing import Any, Protocol
-from urllib.parse import parse_qsl, unquote, unquote_plus
+from urllib.parse import parse_qsl, unquote
 
 import jwt
 
@@ -370,8 +370,7 @@ def _parameters(query: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         found[name] = f"{found[name]},{value}" if name in found else value
-    # A parameter without "=" is dropped by some parsers; the service keeps it with an empty value.
-    return found or {unquote_plus(query): ""}
+    return found
 
 
 def _is_text(content_type: str) -> bool:

@@ -120,6 +120,11 @@ class UsageBuffer:
             path.rename(path.with_suffix(".batch"))
             self._open = None
 
+    def close(self) -> None:
+        """Close the open batch without sending it: the next buffer on this folder will."""
+        with self._lock:
+            self._close()
+
     def waiting(self) -> int:
         """How many batches are on disk, the open one included."""
         with self._lock:
