@@ -13,7 +13,7 @@ COMPILE := .venv/bin/uv pip compile --quiet --universal --generate-hashes --no-e
 
 .PHONY: help
 help: ## what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: ready ready-sam
 ready:
@@ -59,9 +59,14 @@ template-lint: ready-sam ## the template as written, and as SAM translates it
 	@$(SAM) validate --lint --template template.yaml
 	@.venv-sam/bin/python -m local.lint_template template.yaml
 
+# Layers are read-only in Lambda, so without bytecode every cold start compiles what it imports: 0.9 s instead of 0.3.
+# Unchecked hashes and Lambda's own paths make it the same bytes on every machine, hence no new layer version.
 .PHONY: build
-build: ready-sam ## sam build
+build: ready-sam ## sam build, the layers' bytecode included
 	@$(SAM) build --cached --parallel
+	@for layer in CommonLayer DependenciesLayer; do \
+	  .venv-sam/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash \
+	    -s .aws-sam/build/$$layer -p /opt .aws-sam/build/$$layer; done
 
 .PHONY: lock
 lock: ready ## compile the pinned requirements anew
