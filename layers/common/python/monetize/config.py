@@ -30,6 +30,7 @@ class Config:
     claim_roles: str
     trial_plans: tuple[str, ...]
     billing_paused: bool
+    invoices_per_second: int
     event_bus: str
     exports_bucket: str
 
@@ -60,6 +61,7 @@ def load() -> Config:
         claim_roles=env.get("CLAIM_ROLES", "roles"),
         trial_plans=tuple(plan for plan in env.get("TRIAL_PLANS", "trial").split(",") if plan),
         billing_paused=env.get("BILLING_PAUSED", "false") == "true",
+        invoices_per_second=int(env.get("INVOICES_PER_SECOND", "12")),
         event_bus=env.get("EVENT_BUS", ""),
         exports_bucket=env.get("EXPORTS_BUCKET", ""),
     )

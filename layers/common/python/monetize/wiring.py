@@ -283,3 +283,23 @@ def entitling() -> Any:
 
     bus = EventBus(lambda: _client("events"), load().event_bus)
     return Ports(facts=entitlement_facts(), usage=usage(), tell=bus, unreadable=(ClientError, BotoCoreError))
+
+
+@part
+def rater() -> Any:
+    """What rates a bill, sealing what it charges."""
+    from monetize.adapters.dynamo.billing_usage import BillingUsage
+    from monetize.services.rating_bills import Rater
+
+    table = billing_table()
+    return Rater(table, BillingUsage(usage(), table.meters))
+
+
+@part
+def billing() -> Any:
+    """What the billing worker works with."""
+    from monetize.adapters.dynamo.pace import AccountPace
+    from monetize.adapters.stripe.invoices import StripeInvoices
+    from monetize.services.billing import Ports
+
+    return Ports(billing_table(), StripeInvoices(stripe()), AccountPace(core(), load().invoices_per_second), rater())

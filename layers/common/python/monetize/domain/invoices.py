@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 
 from monetize.domain.collecting import InvoiceLine
-from monetize.domain.rating import Line
+from monetize.domain.rating import Ahead, Carried, Line, roll_up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +37,7 @@ class Bill:
     status: str = "claimed"  # states.BILL
     attempt: int = 0  # drafts begun; part of the derived idempotency keys
     subtotal: int = 0
-    carry_in: int = 0
-    carry_out: int = 0
+    carry_out: int = 0  # credit left for the next bill, zero or negative
     application_fee: int = 0
     lines: int = 0
     invoice: str | None = None
@@ -59,38 +58,54 @@ class Bill:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Product:
+    """What Stripe calls the plan version that a line charges."""
+
+    plan: str
+    version: int
+    stripe: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BillLines:
     """What a bill charges, frozen when rated; apart from the bill, so that a change of status does not rewrite it.
 
-    `products[i]` is the Stripe product that `lines[i]` is sold as. `carry_in` and `carry_out` are credit (zero or
-    negative) taken from the bill before and left for the next. `late` names the late entries and corrections it took.
+    `credits` were netted into `lines` or are in `carried`, which the next bill takes. `ahead`: what is charged in
+    advance beyond this edge, this bill's and still running older ones. `late` names the late entries and corrections
+    it took. `usage` is what was rated: (meter, day, quantity).
     """
 
     subscription: str
     edge: datetime
     lines: tuple[Line, ...]
-    products: tuple[str, ...]
-    tax_behavior: str = "unspecified"
+    credits: tuple[Line, ...] = ()
+    carried: tuple[Carried, ...] = ()
+    ahead: tuple[Ahead, ...] = ()
+    products: tuple[Product, ...] = ()
     subtotal: int = 0
-    carry_in: int = 0
-    carry_out: int = 0
     application_fee: int = 0
     late: tuple[str, ...] = ()
-    usage: tuple[tuple[str, date, int], ...] = ()  # (meter, day, quantity) that was rated
-    advanced: tuple[tuple[str, datetime, datetime, int], ...] = ()  # charged in advance: (charge, start, end, amount)
+    usage: tuple[tuple[str, date, int], ...] = ()
+    since: datetime | None = None  # the billing date before, where its arrears begin; None: the first paid instant
     rev: int = 0
 
+    @property
+    def tax_behavior(self) -> str:
+        """How its prices stand to tax: one bill, one behavior."""
+        return next((line.tax_behavior for line in self.lines), "unspecified")
+
     def invoice_lines(self) -> tuple[InvoiceLine, ...]:
-        """The lines as they are sent."""
+        """The lines as they are sent: what is charged, and at most as many as an invoice holds."""
+        product = {(each.plan, each.version): each.stripe for each in self.products}
         return tuple(
             InvoiceLine(
                 amount=line.amount,
                 description=line.description,
-                product=product,
+                product=product.get((line.plan, line.version), ""),
                 period_start=line.period.start,
                 period_end=line.period.end,
             )
-            for line, product in zip(self.lines, self.products, strict=True)
+            for line in roll_up([line for line in self.lines if line.amount])
         )
 
 

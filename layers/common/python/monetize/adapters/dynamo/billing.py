@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from monetize.adapters.dynamo import keys
@@ -10,6 +10,7 @@ from monetize.adapters.dynamo.subscriptions import SubscriptionTable
 from monetize.adapters.dynamo.table import Lost, Page, Table, claim, put, read, release
 from monetize.domain.errors import PreconditionFailed
 from monetize.domain.invoices import Bill, BillLines, Due, Invoice
+from monetize.domain.meters import Meter
 from monetize.domain.plans import PlanVersion
 from monetize.domain.publishers import Publisher
 from monetize.domain.subscriptions import Subscriber, Subscription
@@ -86,6 +87,18 @@ class BillingTable:
     def plan_version(self, plan: str, number: int) -> PlanVersion | None:
         """One published version."""
         return self.table.get(PlanVersion, keys.plan_version(plan, number))
+
+    def meters(self, pub: str) -> tuple[Meter, ...]:
+        """A publisher's meters."""
+        key = keys.meter(pub)
+        return self.table.list(Meter, key.pk, key.sk).items
+
+    def rated_before(self, sub: str, edge: datetime, since: datetime) -> tuple[BillLines, ...]:
+        """The frozen lines of the bills from `since` up to (without) an edge, oldest first."""
+        answer = self.table.query_between(
+            f"SUB#{sub}", keys.bill_lines(sub, since).sk, keys.bill_lines(sub, edge - timedelta(seconds=1)).sk
+        )
+        return tuple(read(BillLines, item) for item in answer)
 
     def claim(self, was: Subscription, moved: Subscription, bill: Bill) -> bool:
         """The bill, if there is none for this edge, and the subscription's next date: both or neither.

@@ -233,6 +233,21 @@ class Table:
                 return Page(tuple(items), last["sk"]["S"] if last else None)
             request["ExclusiveStartKey"] = last
 
+    def query_between(self, pk: str, first: str, last: str) -> Iterator[dict[str, Any]]:
+        """Items of one partition with sort keys from `first` to `last`, both included, in order."""
+        request: dict[str, Any] = {
+            "TableName": self.name,
+            "KeyConditionExpression": "pk = :pk AND sk BETWEEN :first AND :last",
+            "ExpressionAttributeValues": {":pk": {"S": pk}, ":first": {"S": first}, ":last": {"S": last}},
+            "ConsistentRead": True,
+        }
+        while True:
+            answer = self.client.query(**request)
+            yield from answer["Items"]
+            if "LastEvaluatedKey" not in answer:
+                return
+            request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+
     def list[T](
         self, kind: type[T], pk: str, prefix: str = "", *, after: str | None = None, limit: int | None = None
     ) -> Page[T]:

@@ -1,0 +1,270 @@
+"""What a bill is made of: the periods that closed and the one that starts, their prices, and their usage."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import Protocol
+
+from monetize.domain import rating
+from monetize.domain.errors import NotFound
+from monetize.domain.invoices import Bill, BillLines, Product
+from monetize.domain.meters import Meter
+from monetize.domain.periods import Period, midnight, next_edge, nominal_period, utc_days
+from monetize.domain.plans import PlanVersion
+from monetize.domain.publishers import Publisher
+from monetize.domain.rating import Adjustment, ApplicationFee, BillInput, Discount, Rated, Segment, UsageByDay
+from monetize.domain.subscriptions import Segment as Stretch
+from monetize.domain.subscriptions import Subscription, in_force, segments, timeline
+
+SETTLING = timedelta(days=70)  # a period can still receive late usage for its late window after its end
+
+
+class Usage(Protocol):
+    """The ledger, as a bill asks it. Days are UTC, both ends included."""
+
+    def seal(self, subscription: Subscription, first: date, through: date) -> None: ...
+    def exact(self, subscription: Subscription, first: date, last: date, late: frozenset[str]) -> UsageByDay: ...
+    def late(self, subscription: Subscription, first: date, last: date) -> Sequence[tuple[str, date, str]]: ...
+    def take_late(self, subscription: Subscription, refs: Sequence[str], bill: str) -> frozenset[str]: ...
+
+
+class Store(Protocol):
+    """What else it is made of."""
+
+    def plan_version(self, plan: str, number: int) -> PlanVersion | None: ...
+    def meters(self, pub: str) -> tuple[Meter, ...]: ...
+    def rated_before(self, sub: str, edge: datetime, since: datetime) -> tuple[BillLines, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rater:
+    """Rates bills. `seal=False` changes nothing anywhere: for dry runs and for what is still running."""
+
+    store: Store
+    usage: Usage
+    seal: bool = True
+
+    def __call__(
+        self, bill: Bill, subscription: Subscription, publisher: Publisher, previous: Bill | None
+    ) -> BillLines:
+        """Seal what closed, read it exactly, and rate it together with what starts and with what came late."""
+        closed = arrears_stretches(subscription, previous.edge if previous else None, bill.edge)
+        if self.seal and closed:
+            days = [day for stretch in closed for day in utc_days(Period(stretch.start, stretch.end))]
+            self.usage.seal(subscription, min(days), max(days))
+        before = self.store.rated_before(subscription.id, bill.edge, bill.edge - SETTLING) if previous else ()
+        ahead = before[-1].ahead if before else ()
+        parts = _Parts(self, subscription, publisher)
+        arrears = tuple(parts.segment(stretch, ahead) for stretch in closed)
+        adjustments, taken = self._adjustments(bill, subscription, before, parts)
+        starting = parts.starting(bill.edge)
+        rated = rating.rate(
+            BillInput(
+                currency=bill.currency,
+                at=bill.edge,
+                closed=arrears,
+                starting=starting,
+                adjustments=adjustments,
+                carried=before[-1].carried if before else (),
+                discounts=discounts_of(subscription, bill),
+                fee=ApplicationFee(percent=Decimal(publisher.fee_percent), fixed=publisher.fee_fixed),
+            )
+        )
+        return frozen(bill, rated, arrears, ahead, taken, parts.products(), previous.edge if previous else None)
+
+    def _adjustments(
+        self, bill: Bill, subscription: Subscription, before: Sequence[BillLines], parts: "_Parts"
+    ) -> tuple[tuple[Adjustment, ...], tuple[str, ...]]:
+        """Earlier segments that received usage after they were billed: all of it now, against what was billed."""
+        if not before:
+            return (), ()
+        stretches = [stretch for each in before for stretch in arrears_stretches(subscription, each.since, each.edge)]
+        if not stretches:
+            return (), ()
+        first, last = stretches[0].start.date(), _last_day(stretches[-1])
+        found = self.usage.late(subscription, first, last)
+        days = {ref: day for ref, day, taken_by in found if taken_by in ("", bill.id)}
+        if not days:
+            return (), ()
+        refs = list(days)
+        lost = self.usage.take_late(subscription, refs, bill.id) if self.seal else frozenset()
+        mine = frozenset(refs) - lost
+        known = mine | {ref for ref, _, taken_by in found if taken_by not in ("", bill.id)}
+        touched = [
+            stretch
+            for stretch in stretches
+            if any(ref in mine and stretch.start.date() <= day <= _last_day(stretch) for ref, day in days.items())
+        ]
+        made = tuple(
+            Adjustment(
+                segment=parts.segment(stretch, _ahead_into(before, stretch), known),
+                billed=tuple(
+                    line for each in before for line in (*each.lines, *each.credits) if line.segment == stretch.start
+                ),
+            )
+            for stretch in touched
+        )
+        return made, tuple(sorted(mine))
+
+
+class _Parts:
+    """The segments of one bill, each terms and meter read once."""
+
+    def __init__(self, rater: Rater, subscription: Subscription, publisher: Publisher) -> None:
+        self._rater = rater
+        self._subscription = subscription
+        self._versions: dict[tuple[str, int], PlanVersion] = {}
+        self._units: Mapping[str, str] | None = None
+        self._publisher = publisher
+
+    def segment(self, stretch: Stretch, ahead: Sequence[rating.Ahead], late: frozenset[str] = frozenset()) -> Segment:
+        """One closed stretch with its usage."""
+        subscription = self._subscription
+        version = self._version(stretch)
+        period = Period(stretch.start, stretch.end)
+        nominal = nominal_period(period.start, subscription.anchor)
+        usage: UsageByDay = {}
+        if any(charge.meter for charge in version.terms.charges):
+            usage = self._rater.usage.exact(subscription, period.start.date(), _last_day(stretch), late)
+        return Segment(
+            period=period,
+            nominal=nominal,
+            terms=version.terms,
+            plan=version.plan,
+            version=version.number,
+            anchor=subscription.anchor,
+            since=paid_since(subscription, stretch),
+            usage=usage,
+            top_ups=top_ups_in(subscription, nominal),
+            ahead=tuple(each for each in ahead if each.period.start < period.end and period.start < each.period.end),
+            ended=period.end < nominal.end,
+            units=self.units(),
+        )
+
+    def starting(self, edge: datetime) -> Segment | None:
+        """The period that starts at the edge, charged in advance."""
+        subscription = self._subscription
+        span = in_force(subscription, edge)
+        ended = subscription.end is not None and subscription.end <= edge
+        if span is None or not span.paid or ended:
+            return None
+        stretch = Stretch(edge, next_edge(edge, subscription.anchor), span)
+        version = self._version(stretch)
+        period = Period(stretch.start, stretch.end)
+        return Segment(
+            period=period,
+            nominal=nominal_period(edge, subscription.anchor),
+            terms=version.terms,
+            plan=version.plan,
+            version=version.number,
+            anchor=subscription.anchor,
+            since=paid_since(subscription, stretch),
+            units=self.units(),
+        )
+
+    def products(self) -> tuple[Product, ...]:
+        """What Stripe calls the versions that were used."""
+        return tuple(
+            Product(plan=plan, version=number, stripe=version.stripe_product or "")
+            for (plan, number), version in sorted(self._versions.items())
+        )
+
+    def units(self) -> Mapping[str, str]:
+        """What each meter's units are called."""
+        if self._units is None:
+            self._units = {meter.id: meter.unit for meter in self._rater.store.meters(self._publisher.id)}
+        return self._units
+
+    def _version(self, stretch: Stretch) -> PlanVersion:
+        plan, number = stretch.span.plan or "", stretch.span.version or 0
+        found = self._versions.get((plan, number)) or self._rater.store.plan_version(plan, number)
+        if found is None:
+            raise NotFound("unknown_plan_version", "The plan version is not there.")
+        self._versions[plan, number] = found
+        return found
+
+
+def arrears_stretches(subscription: Subscription, since: datetime | None, edge: datetime) -> tuple[Stretch, ...]:
+    """The paid stretches from the last billing date (or the first paid instant) to this one."""
+    start = since or next((span.start for span in timeline(subscription) if span.paid), edge)
+    if start >= edge:
+        return ()
+    return tuple(stretch for stretch in segments(subscription, start, edge) if stretch.span.paid)
+
+
+def paid_since(subscription: Subscription, stretch: Stretch) -> datetime:
+    """Since when the stretch's version is paid without a break: yearly fees count from there."""
+    since = stretch.span.start
+    for span in reversed(timeline(subscription)):
+        if span.start >= since:
+            continue
+        if not span.paid or (span.plan, span.version) != (stretch.span.plan, stretch.span.version):
+            break
+        since = span.start
+    return since
+
+
+def top_ups_in(subscription: Subscription, period: Period) -> Mapping[str, int]:
+    """Extra allowance given for a period, by meter."""
+    found: dict[str, int] = {}
+    for each in subscription.topups:
+        if period.holds(each.period_start):
+            found[each.meter] = found.get(each.meter, 0) + each.quantity
+    return found
+
+
+def discounts_of(subscription: Subscription, bill: Bill) -> tuple[Discount, ...]:
+    """Discounts for ever, and those once that this bill took when it was claimed."""
+    return tuple(
+        Discount(
+            id=each.id,
+            name="Discount",
+            percent=Decimal(each.percent) if each.percent is not None else None,
+            amount=each.amount,
+        )
+        for each in subscription.discounts
+        if not each.once or each.used_by == bill.id
+    )
+
+
+def frozen(
+    bill: Bill,
+    rated: Rated,
+    arrears: Sequence[Segment],
+    ahead: Sequence[rating.Ahead],
+    late: tuple[str, ...],
+    products: tuple[Product, ...],
+    since: datetime | None,
+) -> BillLines:
+    """A bill's content, ready to be stored."""
+    return BillLines(
+        subscription=bill.subscription,
+        edge=bill.edge,
+        lines=rated.lines,
+        credits=rated.credits,
+        carried=rated.carried,
+        ahead=tuple(each for each in (*ahead, *rating.ahead_of(rated.lines)) if each.period.end > bill.edge),
+        products=products,
+        subtotal=rated.subtotal,
+        application_fee=rated.application_fee,
+        late=late,
+        since=since,
+        usage=tuple(
+            (meter, day, quantity)
+            for segment in arrears
+            for meter, days in sorted(segment.usage.items())
+            for day, quantity in sorted(days.items())
+            if quantity
+        ),
+    )
+
+
+def _ahead_into(before: Sequence[BillLines], stretch: Stretch) -> tuple[rating.Ahead, ...]:
+    """What had been charged in advance when the stretch began."""
+    return next((each.ahead for each in reversed(before) if each.edge <= stretch.start), ())
+
+
+def _last_day(stretch: Stretch) -> date:
+    last = stretch.end.date()
+    return last - timedelta(days=1) if midnight(last) == stretch.end else last
