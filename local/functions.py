@@ -1,4 +1,4 @@
-"""Lambda on this machine: handlers imported once, called in process, one at a time, with the template's environment."""
+"""Lambda on this machine: handlers called in process, one at a time, in the environment that the template gives."""
 
 import importlib.util
 import json
@@ -37,7 +37,7 @@ type Handler = Callable[[dict[str, Any], Any], Any]
 
 # Powertools keeps the current event on a class, as Lambda runs one invocation at a time in each process. So do we.
 _one_at_a_time = RLock()
-_loaded: dict[Path, tuple[int, Handler]] = {}
+_numbers = count(1)
 
 
 class Crash(BaseException):
@@ -100,9 +100,10 @@ class Functions:
         self._clock = clock
         self._stopwatch = stopwatch
         self._random = Random(f"{seed}/functions")
-        self._numbers = count(1)
         self._before = dict(os.environ)
-        self._fingerprint = hash(frozenset(self.environment.items()))
+        # Imported anew for every system: what a module keeps between invocations belongs to one world.
+        self._handlers: dict[str, Handler] = {}
+        self._modules: list[str] = []
         os.environ.update(self.environment)
         layer = str(root / "layers" / "common" / "python")
         if layer not in sys.path:
@@ -135,6 +136,8 @@ class Functions:
                 os.environ[name] = self._before[name]
             else:
                 os.environ.pop(name, None)
+        for module in self._modules:
+            sys.modules.pop(module, None)
         _follow(None)
 
     def _context(self, spec: Function) -> Context:
@@ -147,25 +150,25 @@ class Functions:
         )
 
     def _handler(self, spec: Function) -> Handler:
+        known = self._handlers.get(spec.logical_id)
+        if known is not None:
+            return known
         module_name, _, function_name = spec.handler.rpartition(".")
-        path = (self._root / spec.code / f"{module_name.replace('.', '/')}.py").resolve()
-        known = _loaded.get(path)
-        if known is not None and known[0] == self._fingerprint:
-            return known[1]
+        path = self._root / spec.code / f"{module_name.replace('.', '/')}.py"
         if not path.is_file():
             raise FileNotFoundError(f"{spec.logical_id}: no handler at {spec.code}{module_name}.py")
         for name in OWN_VARIABLES & spec.environment.keys():
             os.environ[name] = spec.environment[name]
-        unique = f"_local_{path.parent.name}_{module_name}_{next(self._numbers)}_{self._fingerprint & 0xFFFFFF:x}"
+        unique = f"_local_{spec.logical_id}_{next(_numbers)}"
         made = importlib.util.spec_from_file_location(unique, path)
         if made is None or made.loader is None:
             raise ImportError(f"cannot import {path.name}")
         module = importlib.util.module_from_spec(made)
         # Pydantic and typing look a module's names up here when they resolve annotations.
         sys.modules[unique] = module
+        self._modules.append(unique)
         made.loader.exec_module(module)
-        handler = cast("Handler", getattr(module, function_name))
-        _loaded[path] = (self._fingerprint, handler)
+        handler = self._handlers[spec.logical_id] = cast("Handler", getattr(module, function_name))
         return handler
 
 

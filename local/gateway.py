@@ -24,11 +24,6 @@ REFUSALS = {
     429: ("quota_exceeded", "The quota is used up."),
     503: ("try_again", "Whether this key may call could not be found out."),
 }
-UNKNOWN_KEY_CODES = frozenset(
-    {"unknown_key", "invalid_key", "key_unknown", "key_revoked", "key_expired", "no_such_key"}
-)
-QUOTA_CODES = frozenset({"quota_exceeded", "daily_quota_exceeded", "limit_reached", "over_quota", "throttled"})
-
 type Check = Callable[[str, str], Mapping[str, Any]]
 """(key, API) to the entitlement's document; raises OSError when there was no usable answer."""
 
@@ -105,7 +100,7 @@ class PublisherGateway:
         if known is not None and now < known.until:
             return known
         try:
-            made = decision(self._check(key, self.api), now + self._fresh)
+            made = decision(self._check(key, self.api), now, self._fresh)
         except OSError:
             return known if known is not None and now < known.until + self._stale else None
         with self._lock:
@@ -116,14 +111,16 @@ class PublisherGateway:
         return made
 
 
-def decision(document: Mapping[str, Any], until: datetime) -> Decision:
-    """Read an entitlement: who calls, or which status refuses the call."""
-    code = str(document.get("code") or document.get("reason") or "")
+def decision(document: Mapping[str, Any], now: datetime, fresh: timedelta) -> Decision:
+    """Read an entitlement: who calls, or which status refuses the call; good for `fresh_seconds`, or else `fresh`."""
+    code = str(document.get("reason", ""))
+    seconds = document.get("fresh_seconds")
+    until = now + (timedelta(seconds=seconds) if isinstance(seconds, int | float) else fresh)
     if document.get("allowed"):
         status = 200
-    elif code in UNKNOWN_KEY_CODES:
+    elif code == "unknown_key":
         status = 401
-    elif code in QUOTA_CODES:
+    elif code == "quota_exceeded":
         status = 429
     else:
         status = 403

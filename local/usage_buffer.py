@@ -6,8 +6,7 @@ An example for publishers' own gateways: standard library only, nothing of this 
 - A batch is one file. Its name is the `Idempotency-Key`, chosen when the file is opened, and its body is made of the
   file's bytes: sent again after a time-out or a restart it is the same request, and is counted once.
 - A file is removed only after an answer that says its events are durable (2xx). Answers that no repetition changes
-  (400, 413, 415, 422) move it aside as `.refused`; everything else is tried again with growing pauses.
-- Events that the answer names under `retry` are recorded again, under their own ids, in a later batch.
+  (400, 413, 415, 422) move it aside as `.refused`; everything else is tried again, unchanged, with growing pauses.
 """
 
 import http.client
@@ -50,7 +49,7 @@ class UsageBuffer:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.accepted = 0
+        self.sent = 0
         self._send = send
         self._source = source
         self._most = most
@@ -159,27 +158,17 @@ class UsageBuffer:
             path.unlink()
             return True
         try:
-            status, answer = self._send(b"[" + b",".join(lines) + b"]", path.stem)
+            status, _ = self._send(b"[" + b",".join(lines) + b"]", path.stem)
         except OSError:
             return False
         if 200 <= status < 300:
-            self._again(lines, answer)
+            self.sent += len(lines)
             path.unlink()
             return True
         if status in FINAL_REFUSALS:
             path.rename(path.with_suffix(".refused"))
             return True
         return False
-
-    def _again(self, lines: list[bytes], answer: bytes) -> None:
-        try:
-            document = json.loads(answer)
-            positions = [int(position) for position in document.get("retry", ())]
-            self.accepted += int(document.get("accepted", 0))
-        except (ValueError, AttributeError, TypeError):
-            return
-        for position in positions:
-            self._append(json.loads(lines[position]))
 
     def run(self, stop: Event, every: float = 0.2) -> None:
         """Keep sending until told to stop, then send what is left once. For a thread of its own."""

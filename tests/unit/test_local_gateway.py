@@ -66,9 +66,9 @@ def test_the_apis_own_refusals_are_events_too(world: World) -> None:
 @pytest.mark.parametrize(
     ("answer", "status"),
     [
-        ({"allowed": False, "code": "unknown_key"}, 401),
-        ({"allowed": False, "code": "quota_exceeded", "retry_after": 60}, 429),
-        ({"allowed": False, "code": "subscription_blocked"}, 403),
+        ({"allowed": False, "reason": "unknown_key"}, 401),
+        ({"allowed": False, "reason": "quota_exceeded", "retry_after": 60}, 429),
+        ({"allowed": False, "reason": "subscription_blocked"}, 403),
         ({}, 403),
     ],
 )

@@ -150,16 +150,3 @@ def test_any_other_refusal_is_tried_again(make: Callable[..., UsageBuffer], rece
     record(buffer, "a")
     assert buffer.flush() == 0
     assert buffer.flush() == 1
-
-
-def test_events_to_retry_leave_in_a_later_batch_under_their_own_ids(
-    make: Callable[..., UsageBuffer], receiver: Receiver
-) -> None:
-    buffer = make()
-    receiver.answers = [(200, {"accepted": 2, "retry": [1]})]
-    record(buffer, "a", "b", "c")
-    buffer.flush()
-    buffer.flush()
-    assert [ids(batch) for batch in receiver.got] == [["a", "b", "c"], ["b"]]
-    assert receiver.got[0][0] != receiver.got[1][0]
-    assert buffer.accepted == 3
