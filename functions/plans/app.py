@@ -226,6 +226,13 @@ def post_archive(plan: Id) -> Response[schemas.PlanResponse]:
     return resolver.reply(schemas.PlanResponse.of(archived), rev=archived.rev)
 
 
+@app.post("/plans/<plan>/preview", summary="What would this usage cost?", tags=["plans"])
+def post_preview(plan: Id, body: schemas.PreviewRequest) -> schemas.PreviewResponse:
+    publisher = _reader()
+    estimate = plans.preview(publisher, plan, body.to_question(), wiring.clock().now(), wiring.plans())
+    return schemas.PreviewResponse.of(estimate)
+
+
 @app.get("/plans/<plan>/subscriptions", summary="Who is on which version", tags=["plans"])
 def get_plan_subscriptions(
     plan: Id,

@@ -1,7 +1,7 @@
 """The catalog's handler with its tables and Stripe's emulator, asked through the events in `events/`."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -95,7 +95,7 @@ class Desk:
         *ids: str,
         body: Any = None,
         query: str | None = None,
-        headers: dict[str, str | None] | None = None,
+        headers: Mapping[str, str] | None = None,
         org: str = "acme",
         user: str = "ann",
         roles: str = "publisher_admin",
@@ -112,9 +112,7 @@ class Desk:
             sent["rawQueryString"], sent["queryStringParameters"] = query, dict(parse_qsl(query))
         if body is not None:
             sent["body"] = body if isinstance(body, str) else json.dumps(body)
-        for name, value in (headers or {}).items():
-            if value is not None:
-                sent["headers"][name] = value
+        sent["headers"] |= headers or {}
         if "authorizer" in sent["requestContext"]:
             claims = sent["requestContext"]["authorizer"]["jwt"]["claims"]
             claims |= {"sub": user, "organization": org, "roles": roles}
@@ -225,7 +223,7 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
         monkeypatch.setenv(name, value)
     clock = Clock(NOW)
     dynamodb = MemoryDynamoDB(clock)
-    create_tables(dynamodb, TEMPLATE)
+    create_tables(dynamodb.as_boto3(), TEMPLATE)
     emulator = StripeEmulator(clock)
     queue = SentMessages()
     wiring.override(

@@ -22,9 +22,9 @@ from monetize.domain.plans import (
     wso2_terms,
 )
 from monetize.domain.price_words import in_words
-from monetize.http.schemas import Bool, Id, Instant, Int, Name, RequestModel, ResponseModel, Text, to_cursor
+from monetize.http.schemas import Bool, Count, Id, Instant, Int, Name, RequestModel, ResponseModel, Text, to_cursor
 from monetize.services.catalog import MadeKey, MeterTerms, Offered, Priced, ProductTerms, Shown, TierTerms
-from monetize.services.plans import MoveRequest, PlanDraft
+from monetize.services.plans import Estimate, MoveRequest, PlanDraft, Question
 
 type Label = Literal["FREE", "PAID", "FREEMIUM"]
 type Environment = Literal["production", "sandbox"]
@@ -40,6 +40,11 @@ Price = Annotated[
     PlainSerializer(lambda price: f"{price:f}", return_type=str),
     Field(description="Minor units, an exact decimal"),
 ]
+
+
+# Beyond these years a calendar has no next month, and a typing mistake no sense.
+PlainDate = Annotated[date, Field(ge=date(2000, 1, 1), le=date(2199, 12, 31))]
+DailyUsage = Annotated[dict[PlainDate, Count], Field(max_length=31)]
 
 
 class ThrottleBody(RequestModel):
@@ -722,10 +727,74 @@ class GatewayKeyList(ResponseModel):
 
 
 class PreviewRequest(RequestModel):
-    """Quantities by meter and UTC day, priced as a month that begins at `period_start` (a day of it by default)."""
+    """Units by meter and UTC day, priced as one whole month.
 
-    usage: Annotated[
-        dict[Id, dict[date, Annotated[Int, Field(ge=0, le=10**15 - 1)]]], Field(max_length=40, default_factory=dict)
-    ]
-    period_start: date | None = None
+    The month begins at `period_start`, or else with the first day of the earliest usage's month. `version` prices a
+    published version; without it the draft is priced, or else the latest version.
+    """
+
+    usage: Annotated[dict[Id, DailyUsage], Field(max_length=40)] = Field(default_factory=dict)
+    period_start: PlainDate | None = None
     version: Annotated[Int, Field(ge=1, le=9999)] | None = None
+
+    def to_question(self) -> Question:
+        return Question(usage=self.usage, period_start=self.period_start, version=self.version)
+
+
+class StepResponse(ResponseModel):
+    """`units` times `unit_price` plus `flat_amount` is `amount`, exact and unrounded. `size`: units in a package."""
+
+    units: int
+    unit_price: Price
+    amount: Price
+    flat_amount: int
+    size: int
+
+
+class DayAboveResponse(ResponseModel):
+    """A UTC day on which more was used than the day allows; `packages` were started of what is charged."""
+
+    day: date
+    used: int
+    charged: int
+    packages: int
+
+
+class PreviewLine(ResponseModel):
+    """One line of the bill. `description` says the arithmetic in words; `steps` hold it exactly."""
+
+    id: str
+    kind: str
+    description: str
+    amount: int
+    charge: str | None
+    meter: str | None
+    used: int
+    allowance: int | None
+    allowance_per: Literal["day", "period"] | None
+    billed: int
+    steps: list[StepResponse]
+    days: list[DayAboveResponse]
+
+
+class PreviewResponse(ResponseModel):
+    """A whole month's bill before tax, in minor units; `in_words` is the total as a person reads it."""
+
+    currency: str
+    period_start: Instant
+    period_end: Instant
+    lines: list[PreviewLine]
+    total: int
+    in_words: str
+
+    @classmethod
+    def of(cls, estimate: Estimate) -> Self:
+        currency, rated = estimate.terms.currency, estimate.rated
+        return cls(
+            currency=currency,
+            period_start=estimate.period.start,
+            period_end=estimate.period.end,
+            lines=[PreviewLine.model_validate(line) for line in rated.lines],
+            total=rated.subtotal,
+            in_words=format_amount(rated.subtotal, currency),
+        )

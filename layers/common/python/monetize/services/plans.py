@@ -1,17 +1,19 @@
 """Plans: draft, publish, version, archive, price a quantity, and move subscriptions from version to version."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import date, datetime
 from typing import Protocol
 
-from monetize.domain import states
+from monetize.domain import rating, states
 from monetize.domain.audit import AuditEntry
 from monetize.domain.catalog import Listing, Move, Unmoved
-from monetize.domain.errors import Conflict, Refusal, Unavailable
+from monetize.domain.errors import Conflict, Invalid, Refusal, Unavailable
 from monetize.domain.meters import Meter
+from monetize.domain.periods import Anchor, Period, midnight, period_from
 from monetize.domain.plans import Plan, PlanTerms, PlanVersion, validate_terms
 from monetize.domain.publishers import Publisher
+from monetize.domain.rating import Rated
 from monetize.services.catalog import Act, Ids, missing, same_revision
 
 STEP = 25  # subscriptions moved by one message
@@ -237,6 +239,52 @@ def terms_of(publisher: str, plan_id: str, number: int | None, ports: Ports) -> 
     if plan.draft is not None and number in (None, plan.latest + 1):
         return plan.draft
     return read_version(publisher, plan_id, plan.latest if number is None else number, ports).terms
+
+
+# ---- what a quantity costs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What would this usage cost? `usage`: units by meter and UTC day. `version` None: the draft, else the latest."""
+
+    usage: Mapping[str, Mapping[date, int]]
+    period_start: date | None
+    version: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """One whole month's bill under some terms, before tax."""
+
+    terms: PlanTerms
+    period: Period
+    rated: Rated
+
+
+def preview(publisher: str, plan_id: str, question: Question, now: datetime, ports: Ports) -> Estimate:
+    """Price a month of usage under a draft or a version; nothing is stored.
+
+    The month begins at `period_start`, or else with the first day of the earliest usage's month, or of this one.
+    Invalid `unknown_meter`, `meter_not_priced`, `day_outside_period`; NotFound.
+    """
+    terms = terms_of(publisher, plan_id, question.version, ports)
+    priced = meters_named(terms)
+    meters = ports.store.meters_by_id(publisher, priced | question.usage.keys())
+    for named in question.usage:
+        if named not in meters:
+            raise Invalid("unknown_meter", f"There is no meter {named!r}.")
+        if named not in priced:
+            raise Invalid("meter_not_priced", f"The plan has no price for {meters[named].name}.", meter=named)
+    days = {day for by_day in question.usage.values() for day in by_day}
+    start = question.period_start or min(days, default=now.date()).replace(day=1)
+    period = period_from(midnight(start), Anchor(start.month, start.day))
+    outside = [day for day in days if not period.holds(midnight(day))]
+    if outside:
+        until = f"{period.end:%Y-%m-%d}"
+        raise Invalid("day_outside_period", f"{min(outside)} is not from {start} until before {until}.")
+    units = {meter.id: meter.unit for meter in meters.values()}
+    return Estimate(terms, period, rating.preview(terms, question.usage, period, units))
 
 
 # ---- who is on which version, and moving them
