@@ -1,7 +1,7 @@
 """One line of a bill: what it charges, and every number it was derived from."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from typing import Final, Literal
@@ -40,7 +40,8 @@ class Line:
     `id` is deterministic: the charge and the start of its period. `segment`: the start of the closed segment whose
     re-rating can change this line; None for what is charged in advance and for credits. `used` less the allowance is
     `billed`, whose units make the `steps`. `full_amount` times `part_seconds` / `whole_seconds` makes a prorated fee;
-    of an adjustment `full_amount` is the whole difference, of which `rated` is what was really paid. `adjusts`: the line corrected.
+    of an adjustment `full_amount` is the whole difference, of which `rated` is what was really paid.
+    `adjusts`: the line corrected. A description left empty is made from name and arithmetic, within Stripe's bound.
     """
 
     id: str
@@ -74,6 +75,12 @@ class Line:
     adjusts: str | None = None
     merged: int = 0
 
+    def __post_init__(self) -> None:
+        if not self.description:
+            said = f"{self.name}: {self.arithmetic()}"
+            kept = said if len(said) <= MOST_DESCRIPTION else said[: MOST_DESCRIPTION - 1] + "…"
+            object.__setattr__(self, "description", kept)
+
     @property
     def discounted(self) -> int:
         """What discounts left of `rated`: what was really asked for this, other credits being money already owed."""
@@ -82,13 +89,9 @@ class Line:
     def arithmetic(self) -> str:
         """How the amount came about, in words: a person can check it with a pocket calculator."""
         said = _usage(self) if self.kind == "usage" else _other(self)
+        if not self.netted:
+            return said
         return said + "".join(_less(self, kind, list(each)) for kind, each in groupby(self.netted, lambda n: n.kind))
-
-
-def described(line: Line) -> Line:
-    """The line with its description for an invoice: name and arithmetic, within Stripe's bound."""
-    said = f"{line.name}: {line.arithmetic()}"
-    return replace(line, description=said if len(said) <= MOST_DESCRIPTION else said[: MOST_DESCRIPTION - 1] + "…")
 
 
 def _usage(line: Line) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Context, Decimal, DecimalException, Inexact, InvalidOperation
+from functools import lru_cache
 from typing import Final
 
 from monetize.domain.currencies import CURRENCIES, Currency
@@ -110,17 +111,23 @@ _SYMBOLS: Final = {"usd": "$", "eur": "€", "gbp": "£", "jpy": "¥", "inr": "�
 
 def format_amount(minor: int, currency: str) -> str:
     """An amount for people: `$1,234.50`, `-¥500`, `KWD 1.230`."""
-    return format_unit_price(Decimal(minor), currency)
+    exponent = currency_of(currency).exponent
+    whole, fraction = divmod(abs(minor), 10**exponent)
+    number = f"{whole:,}.{fraction:0{exponent}}" if exponent else f"{whole:,}"
+    return _signed(number, minor < 0, currency)
 
 
+# A plan's prices are said on every bill of every subscriber.
+@lru_cache(maxsize=4096)
 def format_unit_price(minor: Decimal, currency: str) -> str:
     """A unit price in minor units for people, with every digit it has: `$0.000025`, `KWD 0.0155`."""
-    known = currency_of(currency)
-    major = EXACT.scaleb(minor, -known.exponent)
-    shown = f"{abs(major):,f}"
-    whole, _, fraction = shown.partition(".")
-    fraction = fraction.rstrip("0").ljust(known.exponent, "0")
-    number = f"{whole}.{fraction}" if fraction else whole
-    sign = "-" if major < 0 else ""
-    symbol = _SYMBOLS.get(currency)
+    exponent = currency_of(currency).exponent
+    major = EXACT.scaleb(minor, -exponent)
+    whole, _, fraction = f"{abs(major):,f}".partition(".")
+    fraction = fraction.rstrip("0").ljust(exponent, "0")
+    return _signed(f"{whole}.{fraction}" if fraction else whole, major < 0, currency)
+
+
+def _signed(number: str, negative: bool, currency: str) -> str:
+    sign, symbol = "-" if negative else "", _SYMBOLS.get(currency)
     return f"{sign}{symbol}{number}" if symbol else f"{currency.upper()} {sign}{number}"

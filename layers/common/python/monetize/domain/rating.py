@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Final
 
 from monetize.domain.currencies import Currency
-from monetize.domain.lines import MOST_LINES, Line, LineKind, Netted, described
+from monetize.domain.lines import MOST_LINES, Line, LineKind, Netted
 from monetize.domain.money import EXACT, chargeable, currency_of, divide_half_up, prorate, split
 from monetize.domain.periods import YEAR, Anchor, Period, nominal_period
 from monetize.domain.plans import Charge, PlanTerms, TaxBehavior
@@ -253,11 +253,10 @@ def _usage_lines(segment: Segment, currency: Currency) -> Iterator[Line]:
 
 
 def _usage_line(segment: Segment, charge: Charge, days: Sequence[tuple[date, int]], currency: Currency) -> Line | None:
-    used = 0
-    for _, quantity in days:
-        if quantity < 0:
-            raise ValueError(f"the usage of meter {charge.meter} is negative on a day")
-        used += quantity
+    quantities = [quantity for _, quantity in days]
+    used = sum(quantities)
+    if quantities and min(quantities) < 0:
+        raise ValueError(f"the usage of meter {charge.meter} is negative on a day")
     if used == 0:
         return None
     top_up = segment.top_ups.get(charge.meter or "", 0)
@@ -266,9 +265,8 @@ def _usage_line(segment: Segment, charge: Charge, days: Sequence[tuple[date, int
     free: int | None = None
     if allowed is not None and allowed.per == "day":
         free = allowed.quantity
-        above = allowances.above_daily(days, free, top_up)
-        billed = sum(each.charged for each in above)
-        steps, above = _daily_steps(charge, above, billed)
+        above = allowances.above_daily(days, free, top_up, charge.package_size)
+        billed, steps = _daily_steps(charge, above)
     else:
         if allowed is not None:
             free = allowances.in_period(allowed.quantity, segment.period.seconds, segment.nominal.seconds)
@@ -276,48 +274,41 @@ def _usage_line(segment: Segment, charge: Charge, days: Sequence[tuple[date, int
         steps = steps_of(charge, billed)
     exact = steps[0].amount if len(steps) == 1 else _sum(steps)
     rated = chargeable(exact, currency)
-    return described(
-        Line(
-            id=_id(charge.id, segment.period),
-            kind="usage",
-            name=charge.name,
-            currency=currency.code,
-            period=segment.period,
-            rated=rated,
-            amount=max(0, rated),
-            plan=segment.plan,
-            version=segment.version,
-            charge=charge.id,
-            meter=charge.meter,
-            unit=segment.units.get(charge.meter or "", "units"),
-            tax_behavior=segment.terms.tax_behavior,
-            tax_code=segment.terms.tax_code,
-            segment=segment.period.start,
-            used=used,
-            allowance=free,
-            allowance_per=None if allowed is None else allowed.per,
-            top_up=top_up,
-            billed=billed,
-            steps=steps,
-            days=above,
-        ),
+    return Line(
+        id=_id(charge.id, segment.period),
+        kind="usage",
+        name=charge.name,
+        currency=currency.code,
+        period=segment.period,
+        rated=rated,
+        amount=max(0, rated),
+        plan=segment.plan,
+        version=segment.version,
+        charge=charge.id,
+        meter=charge.meter,
+        unit=segment.units.get(charge.meter or "", "units"),
+        tax_behavior=segment.terms.tax_behavior,
+        tax_code=segment.terms.tax_code,
+        segment=segment.period.start,
+        used=used,
+        allowance=free,
+        allowance_per=None if allowed is None else allowed.per,
+        top_up=top_up,
+        billed=billed,
+        steps=steps,
+        days=above,
     )
 
 
-def _daily_steps(
-    charge: Charge, above: tuple[allowances.DayAbove, ...], billed: int
-) -> tuple[tuple[Step, ...], tuple[allowances.DayAbove, ...]]:
-    """Packages are started anew every day; every other model prices the sum of the days' excess once."""
+def _daily_steps(charge: Charge, above: tuple[allowances.DayAbove, ...]) -> tuple[int, tuple[Step, ...]]:
+    """Units charged and their steps. Packages are started anew every day; other models price the days' sum once."""
+    billed = sum([each.charged for each in above])
     if charge.model != "package":
-        return steps_of(charge, billed), above
+        return billed, steps_of(charge, billed)
     if charge.unit_price is None or not charge.package_size:
         raise ValueError(f"charge {charge.id} has no package price")
-    size = charge.package_size
-    counted = tuple(
-        allowances.DayAbove(each.day, each.used, each.charged, package.started(each.charged, size)) for each in above
-    )
-    packages = sum(each.packages for each in counted)
-    return tuple(package.whole(charge.unit_price, size, packages)), counted
+    packages = sum([each.packages for each in above])
+    return billed, tuple(package.whole(charge.unit_price, charge.package_size, packages))
 
 
 def _fee_in_arrears(segment: Segment, charge: Charge, currency: Currency) -> Line | None:
@@ -354,19 +345,24 @@ def _fee(
 ) -> Line:
     full = charge.amount or 0
     rated = flat.amount(full, lived, nominal, currency.multiple_of)
-    line = _plain(segment, charge.id, "flat", charge.name, rated, currency)
-    return described(
-        replace(
-            line,
-            id=_id(charge.id, lived),
-            period=lived,
-            charge=charge.id,
-            advance=advance,
-            segment=None if advance else segment.period.start,
-            full_amount=full,
-            part_seconds=lived.seconds,
-            whole_seconds=nominal.seconds,
-        ),
+    return Line(
+        id=_id(charge.id, lived),
+        kind="flat",
+        name=charge.name,
+        currency=currency.code,
+        period=lived,
+        rated=rated,
+        amount=rated,
+        plan=segment.plan,
+        version=segment.version,
+        charge=charge.id,
+        tax_behavior=segment.terms.tax_behavior,
+        tax_code=segment.terms.tax_code,
+        advance=advance,
+        segment=None if advance else segment.period.start,
+        full_amount=full,
+        part_seconds=lived.seconds,
+        whole_seconds=nominal.seconds,
     )
 
 
@@ -384,15 +380,13 @@ def _bounds(segment: Segment, currency: Currency, monthly: Sequence[Line]) -> It
     if terms.minimum is not None:
         least = flat.amount(terms.minimum, segment.period, segment.nominal, currency.multiple_of)
         if total < least:
-            yield described(
-                _plain(segment, "minimum", "minimum", "Up to the minimum commitment", least - total, currency)
-            )
+            yield _plain(segment, "minimum", "minimum", "Up to the minimum commitment", least - total, currency)
     if terms.maximum is not None:
         most = flat.amount(terms.maximum, segment.period, segment.nominal, currency.multiple_of)
         # Fees in advance were charged already: the cap takes back usage, at most all of it.
         over = min(total - most, arrears)
         if over > 0:
-            yield described(_plain(segment, "maximum", "maximum", "Above the maximum", -over, currency))
+            yield _plain(segment, "maximum", "maximum", "Above the maximum", -over, currency)
 
 
 def _lived_ahead(segment: Segment, currency: Currency) -> int:
@@ -434,6 +428,7 @@ def _unused(segment: Segment, currency: Currency) -> Iterator[Line]:
             line = replace(
                 _plain(segment, "unused", "proration_credit", f"{charge.name}, unused time", credit, currency),
                 id=_id(f"unused:{charge.id}", unused),
+                description="",
                 period=unused,
                 charge=charge.id,
                 segment=None,
@@ -441,7 +436,7 @@ def _unused(segment: Segment, currency: Currency) -> Iterator[Line]:
                 part_seconds=unused.seconds,
                 whole_seconds=each.period.seconds,
             )
-            yield described(line)
+            yield line
 
 
 # ---- corrections ----
@@ -476,21 +471,20 @@ def _correction(known: Line, segment: Segment, newly: int, difference: int) -> L
         else replace(known, rated=newly, used=0, billed=0, steps=(), days=())
     )
     start, end = segment.period.start, segment.period.end
-    return described(
-        replace(
-            current,
-            id=f"adjust:{known.adjusts or known.id}",
-            kind="adjustment",
-            name=f"Correction of {known.name}, {start:%Y-%m-%d} to {end:%Y-%m-%d}",
-            rated=difference,
-            amount=max(0, difference),
-            netted=(),
-            adjusts=known.adjusts or known.id,
-            segment=segment.period.start,
-            full_amount=difference,
-            part_seconds=None,
-            whole_seconds=None,
-        )
+    return replace(
+        current,
+        id=f"adjust:{known.adjusts or known.id}",
+        kind="adjustment",
+        name=f"Correction of {known.name}, {start:%Y-%m-%d} to {end:%Y-%m-%d}",
+        description="",
+        rated=difference,
+        amount=max(0, difference),
+        netted=(),
+        adjusts=known.adjusts or known.id,
+        segment=segment.period.start,
+        full_amount=difference,
+        part_seconds=None,
+        whole_seconds=None,
     )
 
 
@@ -615,7 +609,7 @@ class _Netting:
         line, taken = self._charges[at], self._taken.get(at)
         if taken is None:
             return line
-        return described(replace(line, amount=self._left[at], netted=tuple(taken)))
+        return replace(line, description="", amount=self._left[at], netted=tuple(taken))
 
 
 def _application_fee(fee: ApplicationFee, subtotal: int, currency: Currency) -> int:
@@ -663,7 +657,7 @@ def _plain(segment: Segment, key: str, kind: LineKind, name: str, rated: int, cu
 
 
 def _id(key: str, period: Period) -> str:
-    return f"{key}@{period.start:%Y%m%dT%H%M%SZ}"
+    return f"{key}@{period.start.isoformat()[:19]}Z"
 
 
 def _sum(steps: Iterable[Step]) -> Decimal:

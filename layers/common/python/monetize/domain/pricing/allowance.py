@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 
+from monetize.domain.pricing.package import started
+
 
 @dataclass(frozen=True, slots=True)
 class DayAbove:
@@ -21,14 +23,20 @@ def in_period(quantity: int, part_seconds: int, whole_seconds: int) -> int:
     return -(-quantity * part_seconds // whole_seconds)
 
 
-def above_daily(days: Iterable[tuple[date, int]], allowance: int, top_up: int = 0) -> tuple[DayAbove, ...]:
-    """The days, in order, with usage above `allowance`; the earliest excess uses up the top-up first."""
+def above_daily(
+    days: Iterable[tuple[date, int]], allowance: int, top_up: int = 0, size: int | None = None
+) -> tuple[DayAbove, ...]:
+    """The days, in order, with usage above `allowance`; the earliest excess uses up the top-up first.
+
+    With `size`, the packages of that size started on each day.
+    """
     found = []
     for day, used in sorted(days):
-        above = used - allowance
-        if above > 0:
-            covered = min(above, top_up)
+        charged = used - allowance
+        if charged > 0 and top_up:
+            covered = min(charged, top_up)
             top_up -= covered
-            if above > covered:
-                found.append(DayAbove(day, used, above - covered))
+            charged -= covered
+        if charged > 0:
+            found.append(DayAbove(day, used, charged, started(charged, size) if size else 0))
     return tuple(found)
