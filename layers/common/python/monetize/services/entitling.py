@@ -180,7 +180,7 @@ def _one(
             tell_thresholds(it, known[place], rules, now, ports)
     stand = known[place]
     exhausted = any(each.hard and each.used >= each.limit for each in stand)
-    return replace(decision, standings=stand, allowed=not exhausted, reason="quota_exhausted" if exhausted else "")
+    return replace(decision, standings=stand, allowed=not exhausted, reason="quota_exceeded" if exhausted else "")
 
 
 def tell_thresholds(it: Allowed, stand: Sequence[Standing], rules: PublisherRules, now: datetime, ports: Ports) -> None:

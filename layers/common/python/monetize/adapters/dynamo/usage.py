@@ -102,10 +102,7 @@ class UsageTable:
         """Ledger entry and counter of each group, both or neither; up to 50 groups in one transaction."""
         outcomes: list[Outcome] = [Outcome.RETRY] * len(groups)
         at = str(int(now.timestamp()))
-        waiting: deque[list[int]] = deque(
-            list(range(start, min(start + GROUPS_A_TRANSACTION, len(groups))))
-            for start in range(0, len(groups), GROUPS_A_TRANSACTION)
-        )
+        waiting = deque(_transactions(groups))
         tries = 0
         while waiting:
             part = waiting.popleft()
@@ -527,6 +524,21 @@ class UsageTable:
 
 
 _COUNTER: Final = {"S": "COUNTER"}
+
+
+def _transactions(groups: Sequence[Group]) -> Iterator[list[int]]:
+    """Positions by transaction: at most 50, and never two of one counter (two days), which DynamoDB refuses."""
+    layers: list[list[int]] = []
+    seen: dict[tuple[str, bool, int, int, int], int] = {}
+    for position, group in enumerate(groups):
+        counter = (group.subscription, group.sandbox, group.day.year, group.day.month, group.shard)
+        layer = seen[counter] = seen.get(counter, -1) + 1
+        if layer == len(layers):
+            layers.append([])
+        layers[layer].append(position)
+    for layer_ in layers:
+        for start in range(0, len(layer_), GROUPS_A_TRANSACTION):
+            yield layer_[start : start + GROUPS_A_TRANSACTION]
 
 
 def _partition(subscription: str, month: str, shard: int, *, sandbox: bool) -> str:
