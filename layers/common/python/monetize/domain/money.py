@@ -1,7 +1,7 @@
 """How much: exact amounts in minor units, rounded once, and split without losing a unit."""
 
 from collections.abc import Sequence
-from decimal import ROUND_HALF_UP, Context, Decimal, DecimalException, Inexact, InvalidOperation
+from decimal import ROUND_HALF_UP, Context, Decimal, Inexact, InvalidOperation
 from functools import lru_cache
 from typing import Final
 
@@ -92,10 +92,14 @@ def check_unit_price(price: Decimal) -> None:
     """Hold a price that is a Decimal already to the same rules and codes as `parse_unit_price`."""
     if not price.is_finite():
         raise Invalid("price_malformed", "A unit price is a finite number.")
-    try:
-        parse_unit_price(f"{price:f}")
-    except DecimalException as unreadable:
-        raise Invalid("price_malformed", "A unit price is a decimal number.") from unreadable
+    # By exponent first: written out, 1e999999999 would fill the memory.
+    if price and price.adjusted() >= PRICE_INTEGER_DIGITS:
+        raise Invalid("price_too_large", f"A unit price has at most {PRICE_INTEGER_DIGITS} digits before the point.")
+    exponent = price.normalize(EXACT).as_tuple().exponent if len(price.as_tuple().digits) <= EXACT.prec else None
+    if not isinstance(exponent, int) or exponent < -PRICE_DECIMALS:
+        raise Invalid("price_too_precise", f"A unit price has at most {PRICE_DECIMALS} decimals.")
+    if price < 0:
+        raise Invalid("negative_price", "A unit price is not negative.")
 
 
 def currency_of(code: str) -> Currency:
