@@ -10,6 +10,7 @@ from aws_lambda_powertools.logging.correlation_paths import API_GATEWAY_HTTP
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from monetize import wiring
+from monetize.domain.offering import Offered
 from monetize.http import catalog_schemas as schemas
 from monetize.http import resolver
 from monetize.http.caller import PUBLISHER_ADMIN, PUBLISHER_VIEWER
@@ -275,7 +276,7 @@ def get_move(plan: Id, move: Id) -> Response[schemas.MoveResponse]:
 # ---- APIs and bundles
 
 
-def _product(offered: catalog.Offered, status: HTTPStatus = HTTPStatus.OK) -> Response[schemas.ProductResponse]:
+def _product(offered: Offered, status: HTTPStatus = HTTPStatus.OK) -> Response[schemas.ProductResponse]:
     made = status is HTTPStatus.CREATED
     where = f"/{'bundles' if offered.product.bundle else 'apis'}/{offered.product.id}"
     return resolver.reply(

@@ -11,6 +11,19 @@ from monetize.domain.errors import Invalid
 from monetize.domain.keys import GatewayKey
 from monetize.domain.meters import Filter, Meter
 from monetize.domain.money import format_amount, parse_unit_price
+from monetize.domain.offering import (
+    Estimate,
+    MadeKey,
+    MeterTerms,
+    MoveRequest,
+    Offered,
+    PlanDraft,
+    Priced,
+    ProductTerms,
+    Question,
+    Shown,
+    TierTerms,
+)
 from monetize.domain.plans import (
     Allowance,
     Charge,
@@ -23,8 +36,6 @@ from monetize.domain.plans import (
 )
 from monetize.domain.price_words import in_words
 from monetize.http.schemas import Bool, Count, Id, Instant, Int, Name, RequestModel, ResponseModel, Text, to_cursor
-from monetize.services.catalog import MadeKey, MeterTerms, Offered, Priced, ProductTerms, Shown, TierTerms
-from monetize.services.plans import Estimate, MoveRequest, PlanDraft, Question
 
 type Label = Literal["FREE", "PAID", "FREEMIUM"]
 type Environment = Literal["production", "sandbox"]

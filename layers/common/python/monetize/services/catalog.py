@@ -8,11 +8,12 @@ from hashlib import sha256
 from typing import Protocol
 
 from monetize.domain.audit import AuditEntry
-from monetize.domain.catalog import DEFAULT_TIERS, Listing, Product, Throttle, Tier, label
+from monetize.domain.catalog import DEFAULT_TIERS, Listing, Product, Throttle, Tier
 from monetize.domain.errors import Conflict, Invalid, NotFound, PreconditionFailed, Refusal
 from monetize.domain.keys import GATEWAY_PREFIX, GatewayKey, hashed
-from monetize.domain.meters import Filter, Meter
-from monetize.domain.plans import Plan, PlanTerms, PlanVersion
+from monetize.domain.meters import Meter
+from monetize.domain.offering import MadeKey, MeterTerms, Offered, Priced, ProductTerms, Shown, TierTerms
+from monetize.domain.plans import Plan, PlanVersion
 from monetize.domain.publishers import Publisher
 
 MOST_TIERS_OF_A_PRODUCT = 20
@@ -131,17 +132,6 @@ def missing(kind: str) -> Refusal:
 # ---- tiers
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TierTerms:
-    """What a person decides about a tier."""
-
-    name: str
-    description: str
-    commercial: bool
-    plan: str | None
-    throttle: Throttle
-
-
 def create_tier(act: Act, terms: TierTerms, ports: Ports) -> Tier:
     """A new tier. NotFound `no_such_plan`, Conflict `name_taken`, Invalid `plan_required`, `plan_of_free_tier`."""
     plan = _plan_of(act.publisher, terms, ports)
@@ -244,18 +234,6 @@ def _of_tier(tier: Tier) -> dict[str, str]:
 # ---- meters
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeterTerms:
-    """What a person decides about a meter."""
-
-    name: str
-    event_type: str
-    aggregation: str
-    value_property: str | None
-    unit: str
-    filters: tuple[Filter, ...]
-
-
 def create_meter(act: Act, terms: MeterTerms, ports: Ports) -> Meter:
     """A new meter, with the publisher's next number. Conflict `name_taken`."""
     _check_meter(terms)
@@ -328,31 +306,6 @@ def _check_meter(terms: MeterTerms) -> None:
 # ---- products: APIs and bundles
 
 API, BUNDLE = "api", "bundle"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProductTerms:
-    """What a person decides about an API or a bundle. `apis` are a bundle's."""
-
-    name: str
-    description: str
-    context: str
-    environments: tuple[str, ...]
-    approval: bool
-    apis: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Offered:
-    """A product with the tiers it is offered at, in order, and its label."""
-
-    product: Product
-    tiers: tuple[Tier, ...]
-
-    @property
-    def label(self) -> str | None:
-        """FREE, PAID, FREEMIUM or, without tiers, None."""
-        return label(self.tiers)
 
 
 def create_product(act: Act, kind: str, terms: ProductTerms, ports: Ports) -> Offered:
@@ -507,30 +460,6 @@ def _of_product(product: Product) -> dict[str, str]:
 # ---- what everybody may see
 
 
-@dataclass(frozen=True, slots=True)
-class Priced:
-    """A tier as the public sees it. `terms` is None on a free tier; `meters` are those it names."""
-
-    tier: Tier
-    plan: str | None
-    version: int | None
-    terms: PlanTerms | None
-    meters: dict[str, Meter]
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A product as the public sees it: only tiers that can be subscribed now."""
-
-    product: Product
-    tiers: tuple[Priced, ...]
-
-    @property
-    def label(self) -> str | None:
-        """FREE, PAID or FREEMIUM."""
-        return label(priced.tier for priced in self.tiers)
-
-
 def public_products(publisher: str, after: str | None, limit: int, ports: Ports) -> Listing[Shown]:
     """Products of an enabled publisher that have a tier. NotFound `no_such_publisher`."""
     _selling(publisher, ports)
@@ -581,14 +510,6 @@ def _shown(products: Sequence[Product], ports: Ports) -> list[Shown]:
 
 
 # ---- keys of gateways
-
-
-@dataclass(frozen=True, slots=True)
-class MadeKey:
-    """A gateway key; `secret` only in the answer that made it."""
-
-    key: GatewayKey
-    secret: str | None
 
 
 def make_gateway_key(act: Act, name: str, asked: str | None, ports: Ports) -> MadeKey:

@@ -1,8 +1,8 @@
 """Plans: draft, publish, version, archive, price a quantity, and move subscriptions from version to version."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import datetime
 from typing import Protocol
 
 from monetize.domain import rating, states
@@ -10,10 +10,10 @@ from monetize.domain.audit import AuditEntry
 from monetize.domain.catalog import Listing, Move, Unmoved
 from monetize.domain.errors import Conflict, Invalid, Refusal, Unavailable
 from monetize.domain.meters import Meter
-from monetize.domain.periods import Anchor, Period, midnight, period_from
+from monetize.domain.offering import Estimate, MoveRequest, PlanDraft, Question
+from monetize.domain.periods import Anchor, midnight, period_from
 from monetize.domain.plans import Plan, PlanTerms, PlanVersion, validate_terms
 from monetize.domain.publishers import Publisher
-from monetize.domain.rating import Rated
 from monetize.services.catalog import Act, Ids, missing, same_revision
 
 STEP = 25  # subscriptions moved by one message
@@ -64,15 +64,6 @@ class Ports:
     ids: Ids
     products: Callable[[], Products]
     queue: Callable[[], Queue]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanDraft:
-    """What a person decides about a plan."""
-
-    name: str
-    description: str = ""
-    terms: PlanTerms
 
 
 # ---- drafts
@@ -244,24 +235,6 @@ def terms_of(publisher: str, plan_id: str, number: int | None, ports: Ports) -> 
 # ---- what a quantity costs
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """What would this usage cost? `usage`: units by meter and UTC day. `version` None: the draft, else the latest."""
-
-    usage: Mapping[str, Mapping[date, int]]
-    period_start: date | None
-    version: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """One whole month's bill under some terms, before tax."""
-
-    terms: PlanTerms
-    period: Period
-    rated: Rated
-
-
 def preview(publisher: str, plan_id: str, question: Question, now: datetime, ports: Ports) -> Estimate:
     """Price a month of usage under a draft or a version; nothing is stored.
 
@@ -296,15 +269,6 @@ def who_is_on(
     """Subscriptions with the version they pay by. NotFound for somebody else's plan."""
     read_plan(publisher, plan_id, ports)
     return ports.store.subscriptions_on(plan_id, version, after, limit)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MoveRequest:
-    """Everybody on `from_version` to `to_version`, `when`: now or period_end."""
-
-    from_version: int
-    to_version: int
-    when: str
 
 
 def start_move(act: Act, plan_id: str, request: MoveRequest, ports: Ports) -> Move:
