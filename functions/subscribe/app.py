@@ -21,20 +21,34 @@ from monetize.http.subscribing_schemas import (
     ApplicationRequest,
     ApplicationResponse,
     ApplicationsResponse,
+    BlockRequest,
+    CancelRequest,
+    ChangePreviewResponse,
+    ChangeRequest,
     CheckoutResponse,
+    EraseRequest,
     IssuedKeyResponse,
     KeyRequest,
     KeyResponse,
     KeysResponse,
     OrderSummaryResponse,
+    PaymentGraceBody,
+    PortalResponse,
     PreviewRequest,
+    RejectRequest,
     RotateRequest,
+    SpendCapBody,
     SubscribeRequest,
+    SubscriberRequest,
+    SubscriberResponse,
     SubscriptionResponse,
     SubscriptionsResponse,
+    TopUpRequest,
+    TopUpResponse,
 )
-from monetize.services import applications, issuing, quoting, subscribing
-from monetize.services.subscribing import Order, Person
+from monetize.services import applications, changing, issuing, quoting, subscribers, subscribing
+from monetize.services.subscribing import Order
+from monetize.services.subscription_access import Person, visible
 
 logger = Logger()
 tracer = Tracer()
@@ -42,6 +56,8 @@ app = resolver.build()
 
 APPLICATIONS = ["applications"]
 SUBSCRIPTIONS = ["subscriptions"]
+PUBLISHING = ["subscriptions of a publisher"]
+SELF = ["subscriber"]
 KEYS = ["keys"]
 
 EITHER = (SUBSCRIBER, PUBLISHER_ADMIN)
@@ -58,6 +74,10 @@ def _person(caller: Caller) -> Person:
 
 def _subscriber() -> Person:
     return _person(resolver.who(app, SUBSCRIBER))
+
+
+def _publisher() -> Person:
+    return _person(resolver.who(app, PUBLISHER_ADMIN))
 
 
 def _key() -> str | None:
@@ -161,13 +181,142 @@ def get_subscriptions(
 @app.get("/subscriptions/<subscription>", summary="One subscription", tags=SUBSCRIPTIONS)
 def get_subscription(subscription: str) -> Response[SubscriptionResponse]:
     person = _person(resolver.who(app, *READERS))
-    return _shown(subscribing.visible(person, subscription, wiring.subscribing()))
+    return _shown(visible(person, subscription, wiring.subscribing()))
 
 
 @app.post("/subscriptions/<subscription>/checkout", summary="Where to leave a card", tags=SUBSCRIPTIONS)
 def post_checkout(subscription: str) -> Response[CheckoutResponse]:
     started = subscribing.resume_checkout(_subscriber(), subscription, wiring.clock().now(), wiring.subscribing())
     return resolver.reply(CheckoutResponse.model_validate(started.checkout))
+
+
+# --- changes ---
+
+
+@app.post("/subscriptions/<subscription>/change/preview", summary="Estimate a change of tier", tags=SUBSCRIPTIONS)
+def post_change_preview(subscription: str, body: ChangeRequest) -> Response[ChangePreviewResponse]:
+    estimate = changing.preview_change(
+        _subscriber(), subscription, body.tier, body.when, wiring.clock().now(), wiring.subscribing()
+    )
+    return resolver.reply(ChangePreviewResponse.of(estimate))
+
+
+@app.post("/subscriptions/<subscription>/change", summary="Change the tier", tags=SUBSCRIPTIONS)
+def post_change(subscription: str, body: ChangeRequest) -> Response[SubscriptionResponse]:
+    after = changing.change(
+        _subscriber(), subscription, body.tier, body.when, wiring.clock().now(), wiring.subscribing()
+    )
+    return _shown(after)
+
+
+@app.delete("/subscriptions/<subscription>/change", summary="Take back a change that waits", tags=SUBSCRIPTIONS)
+def delete_change(subscription: str) -> Response[SubscriptionResponse]:
+    return _shown(changing.drop_change(_subscriber(), subscription, wiring.clock().now(), wiring.subscribing()))
+
+
+@app.post("/subscriptions/<subscription>/cancel", summary="Cancel", tags=SUBSCRIPTIONS)
+def post_cancel(subscription: str, body: CancelRequest) -> Response[SubscriptionResponse]:
+    person = _person(resolver.who(app, *EITHER))
+    now = wiring.clock().now()
+    return _shown(changing.cancel(person, subscription, body.when, body.reason, now, wiring.subscribing()))
+
+
+@app.post("/subscriptions/<subscription>/uncancel", summary="Take a cancellation back", tags=SUBSCRIPTIONS)
+def post_uncancel(subscription: str) -> Response[SubscriptionResponse]:
+    person = _person(resolver.who(app, *EITHER))
+    return _shown(changing.take_back_cancellation(person, subscription, wiring.clock().now(), wiring.subscribing()))
+
+
+@app.post("/subscriptions/<subscription>/pause", summary="Pause", tags=SUBSCRIPTIONS)
+def post_pause(subscription: str) -> Response[SubscriptionResponse]:
+    return _shown(changing.pause(_subscriber(), subscription, wiring.clock().now(), wiring.subscribing()))
+
+
+@app.post("/subscriptions/<subscription>/resume", summary="Resume", tags=SUBSCRIPTIONS)
+def post_resume(subscription: str) -> Response[SubscriptionResponse]:
+    return _shown(changing.resume(_subscriber(), subscription, wiring.clock().now(), wiring.subscribing()))
+
+
+@app.put("/subscriptions/<subscription>/spend-cap", summary="The most a period may cost", tags=SUBSCRIPTIONS)
+def put_spend_cap(subscription: str, body: SpendCapBody) -> Response[SubscriptionResponse]:
+    person = _person(resolver.who(app, *EITHER))
+    rev, now = resolver.expected_revision(app), wiring.clock().now()
+    return _shown(changing.set_spend_cap(person, subscription, body.spend_cap, rev, now, wiring.subscribing()))
+
+
+# --- the publisher's side ---
+
+
+@app.post("/subscriptions/<subscription>/approve", summary="Let a subscription begin", tags=PUBLISHING)
+def post_approve(subscription: str) -> Response[SubscriptionResponse]:
+    return _shown(subscribing.approve(_publisher(), subscription, wiring.clock().now(), wiring.subscribing()))
+
+
+@app.post("/subscriptions/<subscription>/reject", summary="Refuse a subscription", tags=PUBLISHING)
+def post_reject(subscription: str, body: RejectRequest) -> Response[SubscriptionResponse]:
+    now = wiring.clock().now()
+    return _shown(subscribing.reject(_publisher(), subscription, body.reason, now, wiring.subscribing()))
+
+
+@app.post("/subscriptions/<subscription>/block", summary="Keep calls out", tags=PUBLISHING)
+def post_block(subscription: str, body: BlockRequest) -> Response[SubscriptionResponse]:
+    now = wiring.clock().now()
+    return _shown(changing.block(_publisher(), subscription, body.scope, body.reason, now, wiring.subscribing()))
+
+
+@app.post("/subscriptions/<subscription>/unblock", summary="Let calls in again", tags=PUBLISHING)
+def post_unblock(subscription: str) -> Response[SubscriptionResponse]:
+    return _shown(changing.unblock(_publisher(), subscription, wiring.clock().now(), wiring.subscribing()))
+
+
+@app.post("/subscriptions/<subscription>/topups", summary="Give extra allowance", tags=PUBLISHING, status_code=201)
+def post_topup(subscription: str, body: TopUpRequest) -> Response[TopUpResponse]:
+    """Once for one `Idempotency-Key`, for ever."""
+    person, key, ports = _publisher(), resolver.idempotency_key(app), wiring.subscribing()
+    after, made = changing.top_up(
+        person, subscription, body.meter, body.quantity, key, wiring.clock().now(), ports, ports.store
+    )
+    answer = TopUpResponse.model_validate(made)
+    return resolver.reply(answer, status=HTTPStatus.CREATED, rev=after.rev, location=f"/subscriptions/{after.id}")
+
+
+@app.put("/subscriptions/<subscription>/payment-grace", summary="Days an unpaid invoice is borne", tags=PUBLISHING)
+def put_payment_grace(subscription: str, body: PaymentGraceBody) -> Response[PaymentGraceBody]:
+    """For all subscriptions of this subscriber with the publisher."""
+    now = wiring.clock().now()
+    after = subscribers.set_payment_grace(_publisher(), subscription, body.days, now, wiring.subscribing())
+    return resolver.reply(PaymentGraceBody(days=after.payment_grace_days))
+
+
+# --- the subscriber itself ---
+
+
+@app.post("/subscriptions/<subscription>/portal", summary="Stripe's page for cards and invoices", tags=SELF)
+def post_portal(subscription: str) -> Response[PortalResponse]:
+    return resolver.reply(PortalResponse(url=subscribers.portal(_subscriber(), subscription, wiring.subscribing())))
+
+
+@app.get("/subscriber", summary="Contact and billing data at a publisher", tags=SELF)
+def get_subscriber(publisher: Publisher) -> Response[SubscriberResponse]:
+    found = subscribers.get(_subscriber(), publisher, wiring.subscribing())
+    return resolver.reply(SubscriberResponse.of(found.subscriber, found.customer), rev=found.subscriber.rev)
+
+
+@app.put("/subscriber", summary="Replace contact and billing data; reaches Stripe", tags=SELF)
+def put_subscriber(body: SubscriberRequest) -> Response[SubscriberResponse]:
+    """With `If-Match`, but for the first time, when there is nothing to match."""
+    person = _subscriber()
+    rev = resolver.expected_revision(app) if app.current_event.headers.get("if-match") else None
+    contact, now = body.contact.to_contact(), wiring.clock().now()
+    after = subscribers.put_contact(person, body.publisher, contact, rev, now, wiring.subscribing())
+    return resolver.reply(SubscriberResponse.of(after.subscriber, after.customer), rev=after.subscriber.rev)
+
+
+@app.post("/subscriber/erase", summary="Erase personal data, here and at Stripe", tags=SELF)
+def post_erase(body: EraseRequest) -> Response[SubscriberResponse]:
+    person, ports = _subscriber(), wiring.subscribing()
+    after = subscribers.erase(person, body.publisher, wiring.clock().now(), ports, ports.store)
+    return resolver.reply(SubscriberResponse.of(after, None), rev=after.rev)
 
 
 # --- keys ---

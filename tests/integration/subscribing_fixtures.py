@@ -132,7 +132,8 @@ class Shop:
 
     def completed(self, session: str) -> None:
         """What the worker does with checkout.session.completed."""
-        from monetize.services.subscribing import Card, activate_checkout
+        from monetize.services.subscribing import activate_checkout
+        from monetize.services.subscription_access import Card
 
         paid = wiring.customers().completed_setup(self.account, session)
         card = Card(paid.payment_method, paid.brand, paid.last4, paid.expires)
@@ -209,7 +210,7 @@ def shop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
         monkeypatch.setenv(name, value)
     clock = Clock(NOW)
     dynamodb = MemoryDynamoDB(clock)
-    create_tables(dynamodb, TEMPLATE)
+    create_tables(dynamodb.as_boto3(), TEMPLATE)
     emulator = StripeEmulator(clock)
     wiring.override(
         clock=clock,

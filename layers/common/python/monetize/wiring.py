@@ -198,7 +198,7 @@ def stripe_products() -> Any:
 def subscribing() -> Any:
     """What subscribing works with."""
     from monetize.adapters.dynamo.subscriptions import SubscriptionTable
-    from monetize.services.subscribing import Ports
+    from monetize.services.subscription_access import Ports
 
     return Ports(store=SubscriptionTable(core()), payments=customers, ids=ids())
 

@@ -49,6 +49,22 @@ class OrderSummary:
     approval: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What a change of tier would mean, in minor units before tax and usage. `due` < 0 is credit for later bills."""
+
+    tier: str
+    version: PlanVersion | None
+    currency: str
+    upgrade: bool
+    takes_effect_at: datetime
+    credit: int
+    charge: int
+    due: int
+    next_bill_at: datetime | None
+    needs_payment_method: bool
+
+
 def check_open(offer: Offer) -> None:
     """Refuse what takes no new subscription now.
 

@@ -50,7 +50,13 @@ SUBSCRIPTION = Machine(
     "subscription",
     "pending_payment",
     {
-        "pending_approval": {"approve": "pending_payment", "activate": "active", "reject": "ended", "expire": "ended"},
+        "pending_approval": {
+            "approve": "pending_payment",
+            "activate": "active",
+            "reject": "ended",
+            "expire": "ended",
+            "cancel": "ended",
+        },
         "pending_payment": {
             "activate": "active",
             "await_invoice": "pending_invoice",

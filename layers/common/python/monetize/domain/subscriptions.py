@@ -160,6 +160,8 @@ class Subscription:
     status: str  # states.SUBSCRIPTION
     payment_state: str = "current"  # states.PAYMENT
     past_due_since: datetime | None = None
+    suspend_at: datetime | None = None  # the end of the grace that was chosen when it became past due
+    unpaid: tuple[str, ...] = ()  # its invoices that failed and are owed
     block: str = "none"  # none, production, all
     block_reason: str = ""
     plan: str | None = None

@@ -5,9 +5,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints
 
 from monetize.domain.keys import ApiKey
-from monetize.domain.money import format_amount, format_unit_price
-from monetize.domain.offers import OrderSummary
-from monetize.domain.plans import Allowance, Charge
+from monetize.domain.money import format_amount
+from monetize.domain.offers import Estimate, OrderSummary
+from monetize.domain.plans import Charge
+from monetize.domain.price_words import charge_in_words
 from monetize.domain.subscriptions import (
     Application,
     Contact,
@@ -153,7 +154,7 @@ class ChargeResponse(ResponseModel):
                 {"up_to": tier.up_to, "unit_price": f"{tier.unit_price:f}", "flat_amount": tier.flat_amount}
                 for tier in charge.tiers
             ],
-            words=_words(charge, currency),
+            words=charge_in_words(charge, currency, {}),
         )
 
 
@@ -340,19 +341,37 @@ class ChangeRequest(RequestModel):
 
 
 class ChangePreviewResponse(ResponseModel):
-    """An estimate. Money in minor units of `currency`, before tax; usage is not in it."""
+    """An estimate. Money in minor units of `currency`, before tax; usage is not in it. `due` < 0 is credit."""
 
     tier: str
     plan: str | None
     version: int | None
     currency: str
-    direction: str
+    upgrade: bool
     takes_effect_at: Instant
     credit: int
     charge: int
     due: int
     next_bill_at: Instant | None
     needs_payment_method: bool
+
+    @classmethod
+    def of(cls, estimate: Estimate) -> Self:
+        """From the service."""
+        version = estimate.version
+        return cls(
+            tier=estimate.tier,
+            plan=version.plan if version else None,
+            version=version.number if version else None,
+            currency=estimate.currency,
+            upgrade=estimate.upgrade,
+            takes_effect_at=estimate.takes_effect_at,
+            credit=estimate.credit,
+            charge=estimate.charge,
+            due=estimate.due,
+            next_bill_at=estimate.next_bill_at,
+            needs_payment_method=estimate.needs_payment_method,
+        )
 
 
 class CancelRequest(RequestModel):
@@ -498,25 +517,3 @@ class PortalResponse(ResponseModel):
     """Stripe's own page for cards, tax ids and invoices. The address is shown here alone."""
 
     url: str
-
-
-def _words(charge: Charge, currency: str) -> str:
-    """A charge in a sentence."""
-    if charge.model == "flat":
-        when = "in advance" if charge.timing == "advance" else "afterwards"
-        return f"{format_amount(charge.amount or 0, currency)} a {charge.interval}, {when}"
-    free = _free(charge.allowance)
-    if charge.unit_price is not None:
-        price = format_unit_price(charge.unit_price, currency)
-        if charge.model == "package":
-            return f"{free}{price} per started {charge.package_size:,}"
-        return f"{free}{price} each"
-    kind = "each step at its own price" if charge.model == "graduated" else "all at the price of the step reached"
-    return f"{free}{len(charge.tiers)} steps, {kind}"
-
-
-def _free(allowance: Allowance | None) -> str:
-    if allowance is None:
-        return ""
-    per = "day" if allowance.per == "day" else "month"
-    return f"{allowance.quantity:,} a {per} included, then "

@@ -8,7 +8,7 @@ from monetize.domain.audit import AuditEntry
 from monetize.domain.errors import Conflict, NotFound, PreconditionFailed
 from monetize.domain.publishers import Publisher
 from monetize.domain.subscriptions import Application
-from monetize.services.subscribing import Ids, Person
+from monetize.services.subscription_access import Ids, Person
 
 
 class Page[T](Protocol):

@@ -11,7 +11,7 @@ from monetize.domain.errors import Conflict, Invalid, NotFound
 from monetize.domain.keys import PREFIXES, ApiKey, hashed
 from monetize.domain.publishers import Publisher
 from monetize.domain.subscriptions import Subscription
-from monetize.services.subscribing import Ids, Person, natural_key, until_unchanged
+from monetize.services.subscription_access import Ids, Person, natural_key, until_unchanged
 
 MOST_KEYS: Final = 20
 LONGEST_OVERLAP: Final = timedelta(days=30)

@@ -3,12 +3,12 @@
 from dataclasses import replace
 from datetime import datetime
 
-from monetize.domain.money import currency_of, prorate
 from monetize.domain.offers import Offer, OrderSummary, check_open, in_advance, time_of
-from monetize.domain.periods import MONTH, YEAR, nominal_period, period_from
-from monetize.domain.plans import Charge, PlanTerms
+from monetize.domain.periods import nominal_period, period_from
+from monetize.domain.plans import PlanTerms
+from monetize.domain.rating import BillInput, Segment, rate
 from monetize.domain.subscriptions import Subscription, begun, first_edge, following_edge
-from monetize.services.subscribing import Person, Ports, the_offer
+from monetize.services.subscription_access import Person, Ports, the_offer
 
 
 def preview(person: Person, publisher: str, product: str, tier: str, now: datetime, ports: Ports) -> OrderSummary:
@@ -52,18 +52,14 @@ def summary(offer: Offer, at: datetime, *, card_on_file: bool) -> OrderSummary:
 
 def opening_amount(terms: PlanTerms, subscription: Subscription, start: datetime) -> int:
     """What is charged in advance at the first paid instant, in minor units: each fee for its part of a full period."""
-    return sum(
-        _part(charge, subscription, start, currency_of(terms.currency).multiple_of)
-        for charge in terms.charges
-        if charge.model == "flat" and charge.timing == "advance"
+    starting = Segment(
+        period=period_from(start, subscription.anchor),
+        nominal=nominal_period(start, subscription.anchor),
+        terms=terms,
+        anchor=subscription.anchor,
+        since=start,
     )
-
-
-def _part(charge: Charge, subscription: Subscription, start: datetime, multiple_of: int) -> int:
-    months = MONTH if charge.interval == "month" else YEAR
-    whole = nominal_period(start, subscription.anchor, months)
-    part = period_from(start, subscription.anchor, months)
-    return prorate(charge.amount or 0, part.seconds, whole.seconds, multiple_of)
+    return rate(BillInput(currency=terms.currency, at=start, starting=starting)).subtotal
 
 
 def _recurring(terms: PlanTerms | None, interval: str) -> int:

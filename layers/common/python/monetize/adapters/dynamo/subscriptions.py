@@ -270,6 +270,14 @@ class SubscriptionTable:
             return "money_due"
         return None
 
+    def forget_application(self, application: Application) -> None:
+        """An application without the words its owner gave it."""
+        self._write(put(replace(application, name="erased", description="")))
+
+    def forget_subscription(self, subscription: Subscription) -> None:
+        """A subscription without personal data."""
+        self._write(put(replace(subscription, invoice_email="")))
+
     def _asked(self, key: keys.Key) -> Asked | None:
         item = self.table.raw(key)
         return None if item is None else Asked(str(item["owner"]["S"]), str(item["fingerprint"]["S"]))

@@ -12,7 +12,6 @@ from monetize.domain.errors import NotFound
 from monetize.domain.stripe_events import OURS
 from monetize.domain.subscriptions import Contact
 
-
 _ADDRESS = ("line1", "line2", "city", "state", "postal_code", "country")
 
 
