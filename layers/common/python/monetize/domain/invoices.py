@@ -5,6 +5,7 @@ from datetime import date, datetime
 
 from monetize.domain.collecting import InvoiceLine
 from monetize.domain.rating import Ahead, Carried, Line, roll_up
+from monetize.domain.subscriptions import Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,8 +135,21 @@ class Invoice:
     attempts: int = 0
     next_attempt_at: datetime | None = None
     due_scope: str = ""
-    failure: str = ""
-    disputed: str = ""
+    failure: str = ""  # the provider's code of the last failed attempt
+    failed_at: datetime | None = None  # since when it is owed and not paid; the schedule counts from here
+    final: bool = False  # a hard decline: no further attempt until the payment method changes
+    action_required: bool = False  # the customer has to authenticate on the hosted page
+    out_of_band: bool = False  # paid outside Stripe
+    disputed: str = ""  # open, won, lost
+    payment: str = ""  # the payment behind it, once there is one: refunds and disputes name it
+    pending: tuple[Step, ...] = ()  # what the schedule does next beside attempts, in order
+    history: tuple[Step, ...] = ()  # the newest MOST_HISTORY
     issued_at: datetime
     paid_at: datetime | None = None
     rev: int = 0
+
+    @property
+    def due_at(self) -> datetime | None:
+        """When the next thing is to be done about it: an attempt or a step. Its place in the to-do list."""
+        dates = [step.at for step in self.pending[:1]]
+        return min(dates if self.next_attempt_at is None else [*dates, self.next_attempt_at], default=None)

@@ -7,6 +7,7 @@ from typing import Any
 from zlib import crc32
 
 DUE_SHARDS = 64
+CONNECTED = "CONNECTED"  # in `lookup`: publishers with a Stripe account
 LINKS = "DUE#LINKS"  # pending Stripe links, by the end of their life: few, so one partition
 
 
@@ -197,6 +198,26 @@ def audit(pub: str, month: str, entry: str = "") -> Key:
     return Key(f"PUB#{pub}#AUDIT#{month}", entry)
 
 
+def payment(payment: str) -> Key:
+    """Which invoice a payment belongs to: refunds and disputes name the payment alone."""
+    return Key(f"PAYMENT#{payment}", "PAYMENT", lookup=payment)
+
+
+def action(inv: str, key_sha256: str = "") -> Key:
+    """The natural key, for ever, of a refund, a credit note or another act on an invoice."""
+    return Key(f"INV#{inv}", f"ACTION#{key_sha256}")
+
+
+def drift(pub: str) -> Key:
+    """What the last reconciliation of a publisher found, if it found anything."""
+    return Key(f"PUB#{pub}", "DRIFT")
+
+
+def reconciliation() -> Key:
+    """Where an interrupted reconciliation goes on."""
+    return Key("RECONCILIATION", "PROGRESS")
+
+
 def event(stripe_event: str) -> str:
     """The inbox's key."""
     return f"EVENT#{stripe_event}"
@@ -243,6 +264,11 @@ def adjust(day: date, number: int) -> str:
     return f"ADJUST#{day:%Y-%m-%d}#{number:04d}"
 
 
+def _connected(it: Any) -> str | None:
+    """The one list of publishers with a Stripe account, for whoever visits them all once a day."""
+    return CONNECTED if it.stripe is not None and it.stripe.deauthorized_at is None else None
+
+
 def _pending_link(it: Any) -> dict[str, str]:
     if it.pending is None:
         return {}
@@ -251,19 +277,19 @@ def _pending_link(it: Any) -> dict[str, str]:
 
 # By the entity's name, so that the functions of the hot path can build keys without importing every entity.
 _OF: dict[str, Callable[[Any], Key]] = {
-    "Publisher": lambda it: replace(publisher(it.id), **_pending_link(it)),
+    "Publisher": lambda it: replace(publisher(it.id), lookup=_connected(it), **_pending_link(it)),
     "Tier": lambda it: tier(it.publisher, it.id),
     "Meter": lambda it: meter(it.publisher, it.id),
     "Product": lambda it: product(it.publisher, it.id),
     "Plan": lambda it: plan(it.publisher, it.id),
     "PlanVersion": lambda it: plan_version(it.plan, it.number),
     "Move": lambda it: plan_move(it.plan, it.id),
-    "Subscriber": lambda it: subscriber(it.publisher, it.id),
+    "Subscriber": lambda it: replace(subscriber(it.publisher, it.id), lookup=it.customers[-1].id if it.customers else None),
     "Application": lambda it: application(it.publisher, it.subscriber, it.id),
     "Subscription": lambda it: Key(f"SUB#{it.id}", "SUBSCRIPTION", **due(it.id, it.due_at, it.due_scope, it.publisher)),
     "Bill": lambda it: Key(f"SUB#{it.subscription}", f"BILL#{instant(it.edge)}", **due(it.id, it.next_at, it.due_scope, it.publisher)),
     "BillLines": lambda it: bill_lines(it.subscription, it.edge),
-    "Invoice": lambda it: Key(f"INV#{it.id}", "INVOICE", lookup=it.stripe_id, **due(it.id, it.next_attempt_at, it.due_scope, it.publisher)),
+    "Invoice": lambda it: Key(f"INV#{it.id}", "INVOICE", lookup=it.stripe_id, **due(it.id, it.due_at, it.due_scope, it.publisher)),
     "AuditEntry": lambda it: audit(it.publisher, f"{it.at:%Y-%m}", it.id),
     "ApiKey": lambda it: api_key(it.sha256),
     "GatewayKey": lambda it: api_key(it.sha256),
