@@ -520,6 +520,18 @@ def test_every_alarm_tells_somebody() -> None:
         assert alarm["Properties"]["AlarmDescription"]
 
 
+def metrics_of(name: str) -> list[str]:
+    """Patterns of the metrics a function's handler sends; what is filled in at run time matches any word."""
+    tree = ast.parse((ROOT / "functions" / name / "app.py").read_text(encoding="utf-8"))
+    patterns = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_metric":
+            first = node.args[0]
+            parts = first.values if isinstance(first, ast.JoinedStr) else [first]
+            patterns.append("".join(str(part.value) if isinstance(part, ast.Constant) else r"\w+" for part in parts))
+    return patterns
+
+
 def test_an_alarm_on_our_own_metric_names_a_function_that_sends_it() -> None:
     namespace = SHARED_ENVIRONMENT["POWERTOOLS_METRICS_NAMESPACE"]
     for logical_id, alarm in ALARMS.items():
@@ -528,14 +540,15 @@ def test_an_alarm_on_our_own_metric_names_a_function_that_sends_it() -> None:
             (dimension,) = stated["Dimensions"]
             assert dimension["Name"] == "service"
             assert environment(dimension["Value"])["POWERTOOLS_SERVICE_NAME"] == dimension["Value"]
-            text = (ROOT / "functions" / dimension["Value"] / "app.py").read_text(encoding="utf-8")
-            assert f'"{stated["MetricName"]}"' in text, logical_id
+            sent = metrics_of(dimension["Value"])
+            assert any(re.fullmatch(each, stated["MetricName"]) for each in sent), logical_id
 
 
-def test_subscriptions_that_stay_unbilled_ring_and_so_does_a_tick_that_stopped() -> None:
+def test_a_subscription_that_stays_due_rings_within_hours() -> None:
     stated = ALARMS["UnbilledDueAlarm"]["Properties"]
-    assert stated["TreatMissingData"] == "breaching"
-    assert stated["EvaluationPeriods"] * stated["Period"] >= 2 * 3600
+    assert (stated["MetricName"], stated["Statistic"]) == ("OldestDueSeconds", "Maximum")
+    assert stated["Threshold"] <= 3 * 3600
+    assert stated["EvaluationPeriods"] * stated["Period"] <= 3600
 
 
 # Sign-in
@@ -591,8 +604,11 @@ def test_every_parameter_is_described_and_used() -> None:
 
 
 def test_an_idle_stack_costs_at_most_2_dollars_50_a_month() -> None:
-    """List prices of docs/deploy.md: alarms, our metrics that alarms watch hourly, and the pollers of idle queues."""
-    ours = sum(1 for alarm in ALARMS.values() if alarm["Properties"]["TreatMissingData"] == "breaching")
+    """Prices of the table in docs/deploy.md: its other lines, and what this template has of the two that grow."""
     pollers = sum(len(events(name, "SQS")) for name in NAMES)
-    cents = 10 * len(ALARMS) + 30 * ours + 26 * pollers
-    assert cents + 20 <= 250
+    table = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8").split("## What an idle stack costs")[1]
+    prices = dict(re.findall(r"^\| \**([a-zA-Z]+).*?\| \**(\d+\.\d\d)\** \| [^|]+ \|$", table, re.MULTILINE))
+    assert prices["alarms"] == f"{0.10 * len(ALARMS):.2f}"
+    assert prices["SQS"] == f"{0.26 * pollers:.2f}"
+    assert float(prices.pop("sum")) >= sum(map(float, prices.values())) - 0.001
+    assert sum(map(float, prices.values())) <= 2.50
