@@ -97,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             portal_origins=asked.portal.split(","),
             stripe=stripe_account(os.environ),
             log_level=asked.log_level,
+            stripe_over_http=True,
         )
     except (PortInUseError, FileNotFoundError, ValueError) as cannot:
         print(f"cannot start: {cannot.strerror if isinstance(cannot, PortInUseError) else cannot}", file=sys.stderr)

@@ -10,11 +10,13 @@ One system at a time in a process: handlers read one environment. `close` frees 
 
 import errno
 import json
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -80,6 +82,12 @@ class Delivered:
     at: datetime
 
 
+@lru_cache(maxsize=4)
+def _read(path: Path, _changed: int) -> dict[str, Any]:
+    """The template; reading it takes longer than all the rest of making a system. Nobody writes into it."""
+    return template.load(path)
+
+
 class StalledError(RuntimeError):
     """Something stays due although it was run: the system would run for ever without moving the clock."""
 
@@ -89,6 +97,7 @@ class System:
 
     `parameters` adds values for the template's parameters. With `ports` the three servers answer on loopback between
     `start` and `close`; PortInUseError names a port that is taken. `stripe` replaces the emulator by Stripe itself.
+    Handlers call the emulator in process, or with `stripe_over_http` through its server, as they would call Stripe.
     """
 
     def __init__(
@@ -105,6 +114,7 @@ class System:
         environment: Mapping[str, str] | None = None,
         log_level: str = "CRITICAL",
         throttled: bool = False,
+        stripe_over_http: bool = False,
         index_lag: int | timedelta | None = None,
     ) -> None:
         self.clock = clock or Clock()
@@ -125,7 +135,7 @@ class System:
         account = stripe or StripeAccount(
             self.emulator.platform_key, self.emulator.client_id, tuple(self.emulator.webhooks.secrets)
         )
-        self.template = template.load(template_path)
+        self.template = _read(template_path.resolve(), template_path.stat().st_mtime_ns)
         self.stack = Stack(
             self.template,
             self._parameters(account, portal_origins, stripe is None, log_level) | dict(parameters or {}),
@@ -159,9 +169,7 @@ class System:
         self.gateway = ApiGateway(
             self.stack.api(), self.functions.invoke, self.clock, self.identity.find_key, throttled=throttled
         )
-        self.schedules = Schedules(
-            self.stack.schedules(), specs, self.clock, self.functions.invoke, self.sqs.send_to
-        )  # fmt: skip
+        self.schedules = Schedules(self.stack.schedules(), specs, self.clock, self.functions.invoke, self.sqs.send_to)
         self._queues = [
             QueuePoller(trigger, self.sqs, self.functions.invoke) for trigger in self.stack.queue_triggers()
         ]
@@ -171,6 +179,7 @@ class System:
         ]
         self._polled = [poller.trigger.queue for poller in self._queues]
         self._real_stripe = stripe is not None
+        self._stripe_over_http = stripe_over_http and ports is not None
         self.wire()
 
     # Wiring
@@ -225,7 +234,7 @@ class System:
             "events": self.events,
             "s3": self.s3,
         }
-        if not self._real_stripe:
+        if not self._real_stripe and not self._stripe_over_http:
             parts["stripe_http"] = EmulatorHTTPClient(self.emulator)
         wiring.override(**parts)
 
@@ -368,7 +377,10 @@ class System:
 
     def _tick(self) -> None:
         while not self._stopping.wait(PUMP_SECONDS):
-            self.pump()
+            try:
+                self.pump()
+            except StalledError as stalled:
+                print(f"the system is stuck: {stalled}", file=sys.stderr)
 
     # To look at
 

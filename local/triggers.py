@@ -9,6 +9,7 @@ from typing import Any
 
 from local.api_gateway import InvocationError, Invoke, Now
 from local.dynamodb import Change, MemoryDynamoDB
+from local.dynamodb.values import item_size
 from local.functions import serializable
 from local.queues import MemorySQS, record
 from local.stack import ACCOUNT, REGION, QueueTrigger, StreamTrigger
@@ -128,27 +129,30 @@ class StreamPoller:
 
 def _image(item: Mapping[str, Any]) -> dict[str, Any]:
     """An item as a stream record carries it: binary values as base64 text."""
+    return {name: _plain(value) for name, value in item.items()}
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, bytes):
-            return base64.b64encode(value).decode()
-        if isinstance(value, Mapping):
-            return {name: plain(member) for name, member in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(element) for element in value]
-        return value
 
-    return {name: plain(value) for name, value in item.items()}
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    ((kind, data),) = value.items()
+    match kind:
+        case "B":
+            return {"B": base64.b64encode(data).decode()}
+        case "BS":
+            return {"BS": [base64.b64encode(each).decode() for each in data]}
+        case "M":
+            return {"M": _image(data)}
+        case "L":
+            return {"L": [_plain(each) for each in data]}
+    return value
 
 
 def stream_record(table: str, change: Change) -> dict[str, Any]:
     """A change as a DynamoDB stream hands it to a function."""
-    images = (change.old, change.new)
     inner: dict[str, Any] = {
         "ApproximateCreationDateTime": int(change.at.timestamp()),
         "Keys": _image(change.keys),
         "SequenceNumber": str(change.sequence),
-        "SizeBytes": len(json.dumps([_image(image) for image in images if image is not None])),
+        "SizeBytes": sum(item_size(image) for image in (change.keys, change.new, change.old) if image is not None),
         "StreamViewType": "NEW_AND_OLD_IMAGES",
     }
     if change.new is not None:

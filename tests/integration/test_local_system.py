@@ -15,7 +15,9 @@ import pytest
 from local.clock import Clock
 from local.loopback import PortInUseError
 from local.run import announcement, stripe_account
+from local.stack import StreamTrigger
 from local.system import Ports, System
+from local.triggers import StreamPoller, stream_record
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -190,6 +192,50 @@ def test_changes_reach_the_stream_and_expired_items_leave(system: System) -> Non
     assert [each for each in seen(system) if each[0] != "message"] == [("INSERT", keys), ("REMOVE", keys)]
 
 
+def test_a_stream_record_carries_images_as_dynamodb_does(system: System) -> None:
+    item = {"pk": {"S": "x"}, "sk": {"S": "y"}, "raw": {"M": {"all": {"L": [{"B": b"a"}, {"BS": [b"b"]}]}}}}
+    system.dynamodb.put_item(TableName="Core", Item=item)
+    (change,) = system.dynamodb.changes("Core")
+    record = stream_record("Core", change)
+    assert (record["eventName"], record["eventSource"]) == ("INSERT", "aws:dynamodb")
+    assert record["dynamodb"]["Keys"] == {"pk": {"S": "x"}, "sk": {"S": "y"}}
+    assert record["dynamodb"]["NewImage"]["raw"] == {"M": {"all": {"L": [{"B": "YQ=="}, {"BS": ["Yg=="]}]}}}
+    assert "OldImage" not in record["dynamodb"]
+    assert json.loads(json.dumps(record)) == record
+
+
+def test_a_failing_stream_batch_waits_and_nothing_behind_it_passes(system: System) -> None:
+    poller = StreamPoller(
+        StreamTrigger(function="F", table="Core", batch_size=2, partial=True, retries=3, on_failure="arn:dead"),
+        system.dynamodb,
+        system.clock,
+        lambda _function, event: answer(event),
+        lambda arn, body: buried.append((arn, json.loads(body))),
+    )
+    got: list[dict[str, Any]] = []
+    buried: list[tuple[str, Any]] = []
+
+    def answer(event: dict[str, Any]) -> Any:
+        got.append(event)
+        bad = [r for r in event["Records"] if r["dynamodb"]["Keys"]["pk"]["S"] == "1"]
+        return {"batchItemFailures": [{"itemIdentifier": r["dynamodb"]["SequenceNumber"]} for r in bad]}
+
+    for name in "012":
+        system.dynamodb.put_item(TableName="Core", Item={"pk": {"S": name}, "sk": {"S": "s"}})
+    for _ in range(10):
+        while poller.run_due():
+            pass
+        due = poller.next_due()
+        if due is None:
+            break
+        system.clock.move_to(due)
+    seen_keys = [[r["dynamodb"]["Keys"]["pk"]["S"] for r in event["Records"]] for event in got]
+    # 0 is done at once; 1, with whatever is behind it, is tried once and three times again, then given up.
+    assert seen_keys == [["0", "1"], ["1", "2"], ["1", "2"], ["1", "2"]]
+    ((arn, info),) = buried
+    assert (arn, info["DDBStreamBatchInfo"]["batchSize"]) == ("arn:dead", 2)
+
+
 def test_the_clock_stops_at_every_due_instant(system: System) -> None:
     times: list[datetime] = []
     system.run_until(START + timedelta(days=3, hours=1), times.append)
@@ -209,10 +255,12 @@ def test_a_webhook_that_is_refused_is_posted_again(system: System) -> None:
     assert mine == [500, 500, 500, 200]
 
 
-def test_the_environment_is_given_back(template: Path) -> None:
+def test_the_environment_is_given_back(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CORE_TABLE", raising=False)
+    monkeypatch.setenv("USAGE_TABLE", "mine")
     before = dict(os.environ)
     with System(template, Clock(START)):
-        assert os.environ["CORE_TABLE"] == "Core"
+        assert (os.environ["CORE_TABLE"], os.environ["USAGE_TABLE"]) == ("Core", "usage")
     assert dict(os.environ) == before
 
 
