@@ -23,12 +23,13 @@ def _one(record: SQSRecord) -> None:
     message: dict[str, Any] = record.json_body
     kind, now = message["kind"], wiring.clock().now()
     worked = WORK[kind](message, now)
-    metrics.add_metric(f"Billing_{kind}_{worked.outcome}", MetricUnit.Count, 1)
+    if kind != "shard":
+        metrics.add_metric(f"Billing_{kind}_{worked.outcome}", MetricUnit.Count, 1)
     logger.info("billing step", extra={"kind": kind, "outcome": worked.outcome, "bill": worked.bill})
     if worked.again_in:
         # Its place is kept: the message comes back when its turn is, and this receive does not count as a failure.
         again = {"kind": "bill", "id": worked.bill, "placed": True}
-        wiring.billing_queue().send(again, delay_seconds=math.ceil(worked.again_in), group=record.group_id)
+        wiring.billing_queue().send(again, delay_seconds=math.ceil(worked.again_in), group=(record.raw_event.get("attributes") or {}).get("MessageGroupId"))
 
 
 def _shard(message: dict[str, Any], now: Any) -> billing.Worked:
