@@ -1,5 +1,6 @@
 """Usage events in. Their path imports no resolver and no schema library; the other routes load theirs when asked."""
 
+import random
 import time
 from collections.abc import Callable
 from functools import cache
@@ -19,6 +20,8 @@ logger = Logger()
 metrics = Metrics()
 intake = Intake()
 
+PARTITIONS = 64
+SETTLE_SECONDS = 10.0
 KEPT_SECONDS = 2.0  # of the function's time, for the answer
 
 
@@ -42,6 +45,8 @@ class TimeLeft:
 
 @logger.inject_lambda_context
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    if "compact" in event:
+        return _compact(context)
     if not event["rawPath"].endswith("/usage/events"):
         return _others()(event, context)
     try:
@@ -90,6 +95,22 @@ def _take(event: dict[str, Any], context: LambdaContext) -> Taken:
     return taken
 
 
+def _compact(context: LambdaContext) -> dict[str, Any]:
+    """The schedule: settle closed days, and open ones near a hard quota, as far as the time reaches."""
+    from monetize.services.counting import compact_due
+
+    time_left = TimeLeft(context)
+    done = 0
+    ports = wiring.counting()
+    partitions = list(range(PARTITIONS))
+    random.shuffle(partitions)  # when the time is too short for all, it is short for other ones next time
+    for partition in partitions:
+        if time_left.left() < SETTLE_SECONDS:
+            break
+        done += compact_due(partition, wiring.clock().now(), ports)
+    return {"compacted": done}
+
+
 def publisher_of(event: dict[str, Any]) -> str:
     """The tenant of a gateway key or of verified claims."""
     key = gateway.gateway_key(event)
@@ -105,4 +126,76 @@ def publisher_of(event: dict[str, Any]) -> str:
 @cache
 def _others() -> Callable[[dict[str, Any], LambdaContext], dict[str, Any]]:
     """The routes that people use: corrections, rejected events. Made at their first request."""
-    raise NotImplementedError
+    from http import HTTPStatus
+
+    from aws_lambda_powertools.event_handler import Response
+
+    from monetize.http import resolver, schemas, usage_schemas
+    from monetize.http.caller import GATEWAY, PUBLISHER_ADMIN, PUBLISHER_VIEWER
+    from monetize.services import counting, resubmitting
+
+    app = resolver.build()
+
+    @app.post(
+        "/usage/corrections",
+        summary="Add or take away usage of a day",
+        tags=["usage"],
+        responses={
+            201: {"description": "Written to the ledger"},
+            404: {"description": "No such subscription or meter"},
+        },
+    )
+    def post_correction(body: usage_schemas.CorrectionRequest) -> Response[usage_schemas.CorrectionResponse]:
+        who = resolver.who(app, PUBLISHER_ADMIN)
+        order = counting.CorrectionOrder(
+            publisher=who.organization,
+            subscription=body.subscription,
+            meter=body.meter,
+            day=body.day,
+            quantity=body.quantity,
+            reason=body.reason,
+            author=who.user,
+            key=resolver.idempotency_key(app),
+        )
+        made, outcome = counting.correct(order, wiring.clock().now(), wiring.counting())
+        answer = usage_schemas.CorrectionResponse(
+            id=made.id,
+            subscription=body.subscription,
+            meter=body.meter,
+            day=body.day,
+            quantity=body.quantity,
+            reason=body.reason,
+            outcome=outcome,
+        )
+        return resolver.reply(answer, status=HTTPStatus.CREATED)
+
+    @app.get("/usage/rejected", summary="Events that were refused in the last 30 days", tags=["usage"])
+    def get_rejected(
+        limit: usage_schemas.Limit = 20, cursor: str | None = None
+    ) -> Response[usage_schemas.RejectedPage]:
+        who = resolver.who(app, PUBLISHER_ADMIN, PUBLISHER_VIEWER, GATEWAY)
+        after = schemas.from_cursor(cursor)
+        lots, following = wiring.usage().rejected(who.organization, wiring.clock().now(), after=after, limit=limit)
+        items = tuple(usage_schemas.RejectedLot.of(*lot) for lot in lots)
+        return resolver.reply(usage_schemas.RejectedPage(items=items, cursor=schemas.to_cursor(following)))
+
+    @app.post("/usage/rejected/resubmit", summary="Try refused events again", tags=["usage"])
+    def post_resubmit(body: usage_schemas.ResubmitRequest) -> Response[usage_schemas.TakenResponse]:
+        who = resolver.who(app, PUBLISHER_ADMIN, GATEWAY)
+        taken = resubmitting.resubmit(
+            body.lots,
+            publisher=who.organization,
+            now=wiring.clock().now(),
+            ports=wiring.metering(),
+            store=wiring.usage(),
+            intake=intake,
+            patience=TimeLeft(app.lambda_context),
+        )
+        return resolver.reply(usage_schemas.TakenResponse.model_validate(taken.document()))
+
+    def answer(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+        # A correction's Idempotency-Key is its name for ever, kept in the ledger: the 24-hour store is not for it.
+        natural = event["rawPath"].endswith("/usage/corrections")
+        return resolver.answer(app, event, context, dynamodb=None if natural else wiring.dynamodb())
+
+    return answer

@@ -110,7 +110,7 @@ def test_one_bad_event_is_named_and_the_others_are_counted(
         "sub_over": {"status": "ended", "ended_at": datetime(2026, 11, 17, 9, tzinfo=UTC)},
         "sub_old": {"activated_at": old},
     }.items():
-        metered.store(replace(example, id=sub, rev=0, **fields))
+        metered.store(replace(example, id=sub, rev=0, **fields))  # type: ignore[arg-type] # of every kind
     body = metered.send(usage_event(0), usage_event(1, **changes), usage_event(2)).body
     assert [(each["index"], each["code"]) for each in body["rejected"]] == [(1, code)]
     assert body["accepted"] == 2

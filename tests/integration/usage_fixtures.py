@@ -222,7 +222,7 @@ def metered(monkeypatch: pytest.MonkeyPatch) -> Iterator[Metered]:
     monkeypatch.setattr(ingest, "intake", Intake())
     monkeypatch.setattr(entitlement, "decisions", Decisions())
     wiring.override(clock=clock, dynamodb=dynamodb, events=told)
-    made = Metered(dynamodb, Table(dynamodb, "CoreTable"), UsageTable(dynamodb, "UsageTable"), clock, told)
+    made = Metered(dynamodb, Table(dynamodb, "CoreTable"), UsageTable(dynamodb, "UsageTable", "CoreTable"), clock, told)
     made.store(
         Publisher(id="acme", status="enabled", created_at=NOW),
         Publisher(id="other", status="enabled", created_at=NOW),

@@ -254,7 +254,15 @@ def usage() -> Any:
     """The ledger and the counters of usage."""
     from monetize.adapters.dynamo.usage import UsageTable
 
-    return UsageTable(dynamodb(), load().usage_table)
+    return UsageTable(dynamodb(), load().usage_table, load().core_table)
+
+
+@part
+def counting() -> Any:
+    """What exact totals and corrections work with."""
+    from monetize.services.counting import Ports
+
+    return Ports(usage=usage(), facts=entitlement_facts(), ids=ids())
 
 
 @part

@@ -176,6 +176,16 @@ class Counters:
     sealed_through: Mapping[str, date | None]
 
 
+class LedgerMismatch(Exception):
+    """Ledger and counter of a subscription disagree: nothing is billed until somebody has looked."""
+
+    code = "ledger_mismatch"
+
+    def __init__(self, subscription: str, first: date, last: date) -> None:
+        super().__init__(f"{self.code}: {subscription} {first} {last}")
+        self.subscription = subscription
+
+
 def event_id(source: str, identity: str) -> bytes:
     """96 bits of (source, id): CloudEvents' own uniqueness rule (specification 1.0, `id`)."""
     # The length makes two pairs that read alike end to end two events.

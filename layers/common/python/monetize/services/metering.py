@@ -94,6 +94,15 @@ class Taken:
     rejected: list[Rejected] = field(default_factory=list)
     retry: list[int] = field(default_factory=list)
 
+    def add(self, other: "Taken") -> None:
+        """Count another answer in."""
+        self.accepted += other.accepted
+        self.duplicates += other.duplicates
+        self.late += other.late
+        self.conflicts += other.conflicts
+        self.rejected += other.rejected
+        self.retry += other.retry
+
     def document(self) -> dict[str, object]:
         """As JSON."""
         return {
@@ -273,10 +282,12 @@ def take(
     ports: Ports,
     intake: Intake,
     patience: Patience,
+    lot: str = "",
 ) -> Taken:
     """Record what can be recorded, keep what cannot, and say what became of every event.
 
-    `publisher` is the tenant of the credentials; `key` the Idempotency-Key, empty when there is none.
+    `publisher` is the tenant of the credentials; `key` the Idempotency-Key, empty when there is none; `lot` where the
+    events stood rejected before, so that what is rejected again gets another place.
     """
     taken = Taken(rejected=list(unreadable))
     metering = ports.facts.metering(publisher, now)
@@ -292,7 +303,7 @@ def take(
         for group, outcome in zip(groups, ports.ledger.record(groups, now, patience), strict=True):
             _tell(group, outcome, events, taken)
     if taken.rejected:
-        _keep(publisher, taken, now, ports)
+        _keep(publisher, taken, lot, now, ports)
     return taken
 
 
@@ -407,9 +418,9 @@ def _tell(group: Group, outcome: Outcome, events: Sequence[Event | None], taken:
                 taken.rejected.append(Rejected(index, event.id, "idempotency_key_reused", _encode(event)))
 
 
-def _keep(publisher: str, taken: Taken, now: datetime, ports: Ports) -> None:
+def _keep(publisher: str, taken: Taken, lot: str, now: datetime, ports: Ports) -> None:
     taken.rejected.sort(key=lambda each: each.index)
-    digest = sha256()
+    digest = sha256(lot.encode())
     for each in taken.rejected:
         digest.update(each.event)
         digest.update(each.code.encode())

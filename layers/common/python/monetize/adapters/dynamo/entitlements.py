@@ -160,7 +160,7 @@ class EntitlementFacts:
 
     # ---- ingest ----
 
-    def subscriptions(self, ids: Collection[str], now: datetime) -> Mapping[str, Metered | None]:
+    def subscriptions(self, ids: Iterable[str], now: datetime) -> Mapping[str, Metered | None]:
         """Subscriptions by id. Only active ones are remembered: one that just began must not wait to be seen."""
         found: dict[str, Metered | None] = {}
         missing: list[str] = []
@@ -234,6 +234,11 @@ class EntitlementFacts:
             for sha, key in held.items()
             if key.subscription in subscriptions
         }
+
+    def allowed(self, subscription: str) -> Allowed | None:
+        """One subscription as it is now."""
+        item = self._get(keys.subscription(subscription))
+        return None if item is None else _allowed(_subscription.decode(item["doc"]["S"]))
 
     def rules(self, publisher: str, now: datetime) -> PublisherRules:
         """What a publisher decided about entitlements, and its meters' numbers."""

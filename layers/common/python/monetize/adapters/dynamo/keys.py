@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
+from hashlib import sha256
 from typing import Any
 from zlib import crc32
 
@@ -245,6 +246,11 @@ def correction(day: date, correction_id: str) -> str:
     return f"CORRECT#{day:%Y-%m-%d}#{correction_id}"
 
 
+def correction_key(pub: str, key: str) -> str:
+    """An Idempotency-Key of a correction, in the Usage table: taken for ever."""
+    return f"CORRECTION#{pub}#{sha256(key.encode()).hexdigest()}"
+
+
 def compaction(sub: str) -> str:
     """The to-do list of days to compact, in the Usage table: one of 64 partitions, ordered by day."""
     return f"COMPACT#{crc32(sub.encode()) % DUE_SHARDS:02d}"
@@ -267,6 +273,56 @@ def adjust(day: date, number: int) -> str:
 def _connected(it: Any) -> str | None:
     """The one list of publishers with a Stripe account, for whoever visits them all once a day."""
     return CONNECTED if it.stripe is not None and it.stripe.deauthorized_at is None else None
+
+
+def run(run_id: str) -> Key:
+    """One pass of billing, dry or real."""
+    return Key(f"RUN#{run_id}", "RUN")
+
+
+def runs(owner: str, run_id: str = "") -> Key:
+    """Runs by whose they are (a publisher, or `*` for everybody's), in order of time: pointers."""
+    return Key(f"RUNS#{owner}", run_id)
+
+
+def open_run(scope: str = "") -> Key:
+    """The real run that is going on, if one is: a marker."""
+    return Key(f"OPENRUN#{scope}", "RUN")
+
+
+def run_part(run_id: str, shard: int) -> Key:
+    """How far a dry run got in one shard of the to-do list."""
+    return Key(f"RUN#{run_id}", f"PART#{shard:02d}")
+
+
+def run_tally(run_id: str, number: int | None = None) -> Key:
+    """What workers did in a real run: one of many items, so that no worker waits for another."""
+    return Key(f"RUN#{run_id}", "TALLY#" if number is None else f"TALLY#{number:02d}")
+
+
+def run_publisher(run_id: str, pub: str = "", shard: int | None = None) -> Key:
+    """What a dry run found for one publisher in one shard."""
+    return Key(f"RUN#{run_id}#PUBS", f"{pub}#{shard:02d}" if shard is not None else pub)
+
+
+def run_result(run_id: str, pub: str, rank: int = 0, sub: str = "") -> Key:
+    """What one subscription would pay, the largest change first."""
+    return Key(f"RUN#{run_id}#PUB#{pub}", f"{10**15 - 1 - rank:015d}#{sub}" if sub else "")
+
+
+def hold() -> Key:
+    """The operator's hold on billing of all publishers."""
+    return Key("HOLD#ALL", "HOLD")
+
+
+def scope(pub: str = "") -> Key:
+    """Publishers with a clock of their own."""
+    return Key("SCOPES", pub)
+
+
+def snapshot(pub: str, name: str) -> Key:
+    """A report as far as it was counted."""
+    return Key(f"PUB#{pub}#REPORTS", name)
 
 
 def _pending_link(it: Any) -> dict[str, str]:

@@ -10,6 +10,7 @@ from base64 import b64decode, b64encode
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from hashlib import blake2b
 from random import random
 from typing import Any, Final, Protocol
 
@@ -17,8 +18,9 @@ import msgspec
 from botocore.exceptions import BotoCoreError, ClientError
 
 from monetize.adapters.dynamo import keys
-from monetize.adapters.dynamo.table import Client
+from monetize.adapters.dynamo.table import Client, item_of, unmet_conditions
 from monetize.domain import usage
+from monetize.domain.audit import AuditEntry
 from monetize.domain.errors import Unavailable
 from monetize.domain.usage import (
     Adjustment,
@@ -67,8 +69,9 @@ class Patience(Protocol):
 class UsageTable:
     """The Usage table."""
 
-    def __init__(self, client: Client, name: str) -> None:
+    def __init__(self, client: Client, name: str, core: str) -> None:
         self._client = client
+        self._core = core  # the Core table, for the audit of corrections
         self._name = name
         self._expected: dict[tuple[str, date], None] = {}
 
@@ -351,7 +354,25 @@ class UsageTable:
             item["batches"] = {"SS": list(adjustment.batches)}
         return self._write_with_counter(pk, item, day, adjustment.quantities, sealed_too=True) is None
 
-    def correct(self, subscription: str, correction: Correction) -> str:
+    def claim_correction(self, publisher: str, key: str, content: str) -> bool:
+        """Take an Idempotency-Key for a correction, for ever; False when another content has it."""
+        digest = blake2b(content.encode(), digest_size=16).hexdigest()
+        try:
+            self._client.put_item(
+                TableName=self._name,
+                Item={
+                    "pk": {"S": keys.correction_key(publisher, key)},
+                    "sk": {"S": "KEY"},
+                    "content": {"S": digest},
+                },
+                ConditionExpression="attribute_not_exists(pk) OR content = :content",
+                ExpressionAttributeValues={":content": {"S": digest}},
+            )
+        except self._client.exceptions.ConditionalCheckFailedException:
+            return False
+        return True
+
+    def correct(self, subscription: str, correction: Correction, audit: AuditEntry | None = None) -> str:
         """Store a correction under its own name for ever.
 
         `counted` in the open day, `late` when the day is sealed (it waits for the next bill), `repeated` when this
@@ -373,19 +394,30 @@ class UsageTable:
             was = self._client.get_item(TableName=self._name, Key={"pk": pk, "sk": sk}, ConsistentRead=True).get("Item")
             if was is not None:
                 return "repeated" if _alike(was, item) else "reused"
-        refused = self._write_with_counter(pk, item, day, correction.quantities, sealed_too=False)
+        told = [] if audit is None else [{"Put": {"TableName": self._core, "Item": item_of(audit, 1)}}]
+        refused = self._write_with_counter(pk, item, day, correction.quantities, sealed_too=False, further=told)
         if refused is None:
             return "counted"
         if refused == "exists":
             return self.correct(subscription, correction)
+        put = {"Put": {"TableName": self._name, "Item": {**item, "sk": late}, "ConditionExpression": ABSENT}}
         try:
-            self._client.put_item(TableName=self._name, Item={**item, "sk": late}, ConditionExpression=ABSENT)
-        except self._client.exceptions.ConditionalCheckFailedException:
+            self._client.transact_write_items(TransactItems=[put, *told])
+        except self._client.exceptions.TransactionCanceledException as lost:
+            if 0 not in unmet_conditions(lost):
+                raise Unavailable("busy", "This subscription is written to by many. Send it again.") from lost
             return self.correct(subscription, correction)
         return "late"
 
     def _write_with_counter(
-        self, pk: dict[str, str], item: dict[str, Any], day: date, quantities: Mapping[int, int], *, sealed_too: bool
+        self,
+        pk: dict[str, str],
+        item: dict[str, Any],
+        day: date,
+        quantities: Mapping[int, int],
+        *,
+        sealed_too: bool,
+        further: Sequence[dict[str, Any]] = (),
     ) -> str | None:
         """None when written; `exists` or `sealed` when not."""
         names = {f"#{short}": usage.counter_name(day.day, short) for short in quantities}
@@ -405,6 +437,7 @@ class UsageTable:
                 TransactItems=[
                     {"Put": {"TableName": self._name, "Item": item, "ConditionExpression": ABSENT}},
                     {"Update": update},
+                    *further,
                 ]
             )
         except self._client.exceptions.TransactionCanceledException as refused:
@@ -432,7 +465,7 @@ class UsageTable:
         return found, last["sk"]["S"].split("#", 2)[2] if last else None
 
     def rejected(
-        self, publisher: str, *, after: str | None, limit: int
+        self, publisher: str, now: datetime, *, after: str | None, limit: int
     ) -> tuple[tuple[tuple[str, list[dict[str, Any]], datetime], ...], str | None]:
         """Some of a publisher's rejected events, newest days first: (lot, events, when), and what is next."""
         request: dict[str, Any] = {
@@ -447,7 +480,9 @@ class UsageTable:
             request["ExclusiveStartKey"] = {"pk": {"S": keys.rejected(publisher)}, "sk": {"S": after}}
         answer = self._client.query(**request)
         last = answer.get("LastEvaluatedKey")
-        return tuple(_lot(item) for item in answer["Items"]), last["sk"]["S"] if last else None
+        # The table forgets what expired within days, not at once.
+        kept = [item for item in answer["Items"] if int(item["expires_at"]["N"]) > now.timestamp()]
+        return tuple(_lot(item) for item in kept), last["sk"]["S"] if last else None
 
     def rejected_lot(self, publisher: str, lot: str) -> list[dict[str, Any]] | None:
         """One lot of rejected events."""
