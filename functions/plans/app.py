@@ -1,6 +1,9 @@
 """Tiers, meters, plans and versions, APIs and bundles, keys of gateways, and the public catalog."""
 
+import json
+from functools import cache
 from http import HTTPStatus
+from pathlib import Path as File
 from typing import Annotated, Any
 
 from aws_lambda_powertools import Logger, Tracer
@@ -228,7 +231,7 @@ def post_archive(plan: Id) -> Response[schemas.PlanResponse]:
 
 
 @app.post("/plans/<plan>/preview", summary="What would this usage cost?", tags=["plans"])
-def post_preview(plan: Id, body: schemas.PreviewRequest) -> schemas.PreviewResponse:
+def post_plan_preview(plan: Id, body: schemas.PreviewRequest) -> schemas.PreviewResponse:
     publisher = _reader()
     estimate = plans.preview(publisher, plan, body.to_question(), wiring.clock().now(), wiring.plans())
     return schemas.PreviewResponse.of(estimate)
@@ -420,6 +423,23 @@ def get_catalog(publisher: Id, limit: Limit = 50, cursor: Cursor = None) -> sche
 @app.get("/catalog/<publisher>/products/<product>", summary="One product with its tiers and prices", tags=["catalog"])
 def get_catalog_product(publisher: Id, product: Id) -> schemas.CatalogProduct:
     return schemas.CatalogProduct.of(catalog.public_product(publisher, product, wiring.catalog()))
+
+
+@app.get("/openapi.json", summary="This API as an OpenAPI 3.1 document", tags=["catalog"])
+def get_openapi() -> Response[dict[str, Any]]:
+    return Response(
+        status_code=int(HTTPStatus.OK),
+        content_type="application/json",
+        body=_document(),
+        headers={"Cache-Control": "public, max-age=300"},
+    )
+
+
+@cache
+def _document() -> dict[str, Any]:
+    # Packaged with the function; `python -m local.openapi --check` holds it to the handlers.
+    document: dict[str, Any] = json.loads(File(__file__).with_name("openapi.json").read_text(encoding="utf-8"))
+    return document
 
 
 def _shows_a_key(method: str, path: str) -> bool:

@@ -752,7 +752,7 @@ class PreviewRequest(RequestModel):
         return Question(usage=self.usage, period_start=self.period_start, version=self.version)
 
 
-class StepResponse(ResponseModel):
+class PriceStepResponse(ResponseModel):
     """`units` times `unit_price` plus `flat_amount` is `amount`, exact and unrounded. `size`: units in a package."""
 
     units: int
@@ -784,7 +784,7 @@ class PreviewLine(ResponseModel):
     allowance: int | None
     allowance_per: Literal["day", "period"] | None
     billed: int
-    steps: list[StepResponse]
+    steps: list[PriceStepResponse]
     days: list[DayAboveResponse]
 
 

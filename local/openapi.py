@@ -1,0 +1,293 @@
+"""One OpenAPI 3.1 document of the whole API, generated from the handlers, with the requests of `events/` as examples.
+
+    python -m local.openapi          # writes docs/openapi.json and the copy that GET /openapi.json serves
+    python -m local.openapi --check  # fails when either is not what the handlers say
+
+A handler made of a resolver describes itself; the few that read requests by hand are described in
+`openapi_by_hand.yaml`. Which routes need a token, and that every path is routed at all, comes from the template.
+"""
+
+import argparse
+import base64
+import inspect
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from local import template
+from local.stack import Route, Stack
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENT = ROOT / "docs" / "openapi.json"
+SERVED = ROOT / "functions" / "plans" / "openapi.json"
+BY_HAND = Path(__file__).with_name("openapi_by_hand.yaml")
+
+# Functions whose `app` is a resolver, in the order their routes are told.
+RESOLVERS = (
+    "enable_monetization",
+    "stripe_oauth_callback",
+    "plans",
+    "subscribe",
+    "billing_run",
+    "reports",
+    "reconcile",
+)
+GATEWAY_KEY_ROUTES = {"/usage/events", "/entitlements/check"}
+METHODS = ("get", "put", "post", "delete", "patch")
+
+type Json = dict[str, Any]
+type Request = tuple[str, str, Json]  # method, path, event
+
+
+def document(root: Path = ROOT) -> Json:
+    """The whole document. Raises ValueError for a path that the template does not route to its function."""
+    routes = [route for route in Stack(template.load(root / "template.yaml")).api().routes if route.method != "OPTIONS"]
+    merged: Json = {"paths": {}, "components": {"schemas": {}}}
+    for function in RESOLVERS:
+        if (root / "functions" / function / "app.py").exists():
+            _merge(merged, _of_resolver(function), function)
+    by_hand: Json = yaml.safe_load(BY_HAND.read_text(encoding="utf-8"))
+    _merge(merged, _copied(by_hand), "by hand")
+    examples = list(_examples(root / "events"))
+    for path, method, operation in _operations(merged):
+        _finish(path, method, operation, _routed(path, method, routes), examples)
+    schemas = merged["components"]["schemas"]
+    for gone in ("HTTPValidationError", "ValidationError", "RequestValidationError", "ResponseValidationError"):
+        schemas.pop(gone, None)
+    schemas["Problem"] = PROBLEM
+    schemas["GatewayMessage"] = GATEWAY_MESSAGE
+    return {
+        "openapi": "3.1.0",
+        "info": INFO,
+        "tags": [{"name": tag} for tag in _tags(merged)],
+        "paths": dict(sorted(merged["paths"].items())),
+        "components": {
+            "schemas": dict(sorted(schemas.items())),
+            "parameters": PARAMETERS,
+            "responses": RESPONSES,
+            "securitySchemes": SECURITY_SCHEMES,
+        },
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write or compare; 1 when a copy differs."""
+    parser = argparse.ArgumentParser(description="OpenAPI of the whole API")
+    parser.add_argument("--check", action="store_true", help="compare the copies instead of writing them")
+    check: bool = parser.parse_args(arguments).check
+    made = document()
+    wanted = {
+        DOCUMENT: json.dumps(made, indent=2, ensure_ascii=False) + "\n",
+        SERVED: json.dumps(made, separators=(",", ":"), ensure_ascii=False) + "\n",
+    }
+    differing = [path for path, text in wanted.items() if not path.exists() or path.read_text("utf-8") != text]
+    if not check:
+        for path in differing:
+            path.write_text(wanted[path], encoding="utf-8")
+    for path in differing:
+        print(f"{path.relative_to(ROOT)} {'differs: run python -m local.openapi' if check else 'written'}")
+    return 1 if check and differing else 0
+
+
+# ---- gathering
+
+
+def _of_resolver(function: str) -> Json:
+    app = import_module(f"functions.{function}.app").app
+    described: Json = json.loads(app.get_openapi_json_schema(title=INFO["title"], version=INFO["version"]))
+    preconditions = {
+        route.func.__name__
+        for route in (*app._static_routes, *app._dynamic_routes)
+        if "expected_revision(" in inspect.getsource(route.func)
+    }
+    for path, method, operation in _operations(described):
+        name = operation["operationId"]
+        # The generated id repeats the path and the method behind the handler's own name.
+        tail = re.sub(r"\W", "_", path) + f"_{method}"
+        operation["operationId"] = name.removesuffix(tail)
+        if operation["operationId"] in preconditions:
+            operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/IfMatch"})
+    return described
+
+
+def _merge(into: Json, part: Json, source: str) -> None:
+    """Add a part; a schema name that means something else there already gets the source behind it."""
+    schemas: Json = into["components"]["schemas"]
+    renamed = {
+        name: f"{name}_{source}"
+        for name, schema in part.get("components", {}).get("schemas", {}).items()
+        if name in schemas and schemas[name] != schema
+    }
+    if renamed:
+        part = _rereferenced(part, renamed)
+    for name, schema in part.get("components", {}).get("schemas", {}).items():
+        schemas[renamed.get(name, name)] = schema
+    for path, operations in part["paths"].items():
+        there = into["paths"].setdefault(path, {})
+        if set(there) & set(operations):
+            raise ValueError(f"{path} is described twice, the second time by {source}")
+        there.update(operations)
+
+
+def _rereferenced(value: Any, renamed: Mapping[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _rereferenced(each, renamed) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_rereferenced(each, renamed) for each in value]
+    if isinstance(value, str) and value.startswith("#/components/schemas/"):
+        name = value.rpartition("/")[2]
+        return f"#/components/schemas/{renamed.get(name, name)}"
+    return value
+
+
+def _copied(value: Json) -> Json:
+    """Without YAML's shared anchors: every operation is finished on its own."""
+    copied: Json = json.loads(json.dumps(value))
+    return copied
+
+
+def _operations(part: Json) -> Iterator[tuple[str, str, Json]]:
+    for path, operations in part["paths"].items():
+        for method in METHODS:
+            if method in operations:
+                yield path, method, operations[method]
+
+
+def _tags(merged: Json) -> list[str]:
+    return list(dict.fromkeys(tag for _, _, operation in _operations(merged) for tag in operation.get("tags", [])))
+
+
+def _routed(path: str, method: str, routes: list[Route]) -> Route:
+    """The gateway's route for a request: an exact path before a greedy one, the longest of those."""
+    plain = re.sub(r"\{\w+\}", "x", path)
+    matching = [
+        route
+        for route in routes
+        if route.method in ("ANY", method.upper())
+        and re.fullmatch(re.sub(r"\\{\w+\\\+\\}", ".+", re.escape(route.path)), plain)
+    ]
+    if not matching:
+        raise ValueError(f"the template routes no {method.upper()} {path}")
+    return max(matching, key=lambda route: ("+}" not in route.path, len(route.path)))
+
+
+# ---- what every operation has, said once
+
+
+def _finish(path: str, method: str, operation: Json, route: Route, examples: Sequence[Request]) -> None:
+    parameters: list[Json] = operation.setdefault("parameters", [])
+    references = {each.get("$ref", "").rpartition("/")[2] for each in parameters}
+    if method == "post" and route.authorizer is not None and "IdempotencyKey" not in references:
+        parameters.append({"$ref": "#/components/parameters/IdempotencyKey"})
+    if not parameters:
+        del operation["parameters"]
+    responses: Json = operation["responses"]
+    responses.pop("422", None)
+    responses.get("204", {}).pop("content", None)
+    for code in ("4XX", "5XX"):
+        responses.setdefault(code, {"$ref": "#/components/responses/Problem"})
+    if route.authorizer is not None:
+        operation["security"] = [{"token": []}]
+        responses.setdefault("401", {"$ref": "#/components/responses/Unauthorized"})
+    else:
+        operation["security"] = [{"gatewayKey": []}] if path in GATEWAY_KEY_ROUTES else []
+    _add_example(path, method, operation, examples)
+
+
+def _add_example(path: str, method: str, operation: Json, examples: Sequence[Request]) -> None:
+    content = operation.get("requestBody", {}).get("content", {})
+    pattern = re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path)))
+    for verb, raw, event in examples:
+        if verb == method and pattern.fullmatch(raw) and event.get("body"):
+            sent = event["headers"].get("content-type", "application/json")
+            if sent in content and "example" not in content[sent]:
+                content[sent]["example"] = body_of(event)
+
+
+def body_of(event: Json) -> Any:
+    """An event's body as JSON."""
+    body = event["body"]
+    return json.loads(base64.b64decode(body) if event.get("isBase64Encoded") else body)
+
+
+def _examples(events: Path) -> Iterator[Request]:
+    """Requests of `events/`; of several to one path and content type the first in the alphabet is shown."""
+    for path in sorted(events.glob("*.json")):
+        event = json.loads(path.read_text(encoding="utf-8"))
+        http = event.get("requestContext", {}).get("http") if isinstance(event, dict) else None
+        if http and event.get("rawPath"):
+            yield http["method"].lower(), event["rawPath"], event
+
+
+INFO: Json = {
+    "title": "API monetization",
+    "version": "1",
+    "description": (
+        "Bill the subscribers of your APIs by usage and by tier, on your own Stripe account. Money is integer minor "
+        "units with an ISO currency in lower case; unit prices are exact decimals of minor units, as strings; times "
+        "are RFC 3339, UTC. Every refusal of this API is a problem document (RFC 9457) with a stable `code`. What the "
+        'gateway before it refuses has the gateway\'s own fixed body, `{"message": ...}`: 401 without a valid token, '
+        "404 for a path nobody serves, 413 above 10 MB, 429 and 503 when it throttles or a function fails. "
+        "What belongs to another tenant answers exactly as what does not exist."
+    ),
+    "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+}
+PROBLEM: Json = {
+    "type": "object",
+    "description": "Why a request was not carried out (RFC 9457). `code` never changes; further members depend on it.",
+    "required": ["type", "title", "status", "detail", "code"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "code": {"type": "string"},
+    },
+}
+GATEWAY_MESSAGE: Json = {
+    "type": "object",
+    "description": "What API Gateway itself refuses.",
+    "required": ["message"],
+    "properties": {"message": {"type": "string"}},
+}
+PARAMETERS: Json = {
+    "IdempotencyKey": {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "The same key with the same request is carried out once in 24 hours and answered the same.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    },
+    "IfMatch": {
+        "name": "If-Match",
+        "in": "header",
+        "required": True,
+        "description": "The ETag of what was read; 412 when it changed since.",
+        "schema": {"type": "string"},
+    },
+}
+RESPONSES: Json = {
+    "Problem": {
+        "description": "Refused, and why",
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    },
+    "Unauthorized": {
+        "description": "No valid token (the gateway's own answer), or a token that is not enough",
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/GatewayMessage"}},
+            "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}},
+        },
+    },
+}
+SECURITY_SCHEMES: Json = {
+    "token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+    "gatewayKey": {"type": "http", "scheme": "bearer", "description": "A publisher's gateway key, `gk_…`"},
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
