@@ -67,7 +67,7 @@ class BillingTable:
             return
         while True:
             answer = self.table.client.query(**request)
-            yield [_due(item) for item in answer["Items"]]
+            yield [due_of(item) for item in answer["Items"]]
             if "LastEvaluatedKey" not in answer:
                 return
             request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
@@ -153,11 +153,16 @@ class BillingTable:
 
     def record_invoice(self, invoice: Invoice) -> None:
         """The invoice and its place in its publisher's list, if absent: its id derives from its bill."""
-        for op in (put(invoice), claim(keys.publisher_invoice(invoice.publisher, invoice.issued_at, invoice.id))):
-            try:
-                self.table.write(op)
-            except Lost:
-                continue
+        issued = invoice.issued_at
+        try:
+            self.table.write(put(invoice))
+        except Lost:
+            stored = self.invoice(invoice.id)
+            issued = stored.issued_at if stored is not None else issued  # listed once, at the instant that was stored
+        try:
+            self.table.write(claim(keys.publisher_invoice(invoice.publisher, issued, invoice.id)))
+        except Lost:
+            return
 
     def invoice(self, inv: str) -> Invoice | None:
         """One invoice."""
@@ -189,7 +194,8 @@ class BillingTable:
             after = page.after
 
 
-def _due(item: dict[str, Any]) -> Due:
+def due_of(item: dict[str, Any]) -> Due:
+    """What an entry of the to-do list stands for."""
     at, identity, group = (*item["due_sk"]["S"].split("#", 2), "")[:3]
     sk = item["sk"]["S"]
     return Due(kind=KINDS.get(sk) or sk.partition("#")[0].lower(), id=identity, at=_at(at), group=group or identity)
