@@ -11,7 +11,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import BotoCoreError, ClientError
 
 from monetize import wiring
-from monetize.domain.entitlements import Decision, Standing
+from monetize.domain.entitlements import UNKNOWN, Decision, Standing
 from monetize.domain.errors import Invalid, Malformed, Refusal, TooLarge, Unauthenticated, Unavailable
 from monetize.domain.keys import hashed
 from monetize.http import gateway, plain
@@ -181,7 +181,8 @@ def _authorize(event: Mapping[str, Any]) -> dict[str, Any]:
     publisher, api = str(variables.get("publisher", "")), str(variables.get("api", ""))
     key = str((event.get("headers") or {}).get("x-api-key", ""))
     if not publisher or not 0 < len(key) <= MAX_KEY or not key.isascii():
-        return {"isAuthorized": False, "context": {"reason": "unknown_key"}}
+        _count([UNKNOWN])
+        return {"isAuthorized": False, "context": _context(UNKNOWN)}
     ports = wiring.entitling()
     decision = decide([(key, api)], publisher=publisher, now=now, ports=ports, remembered=decisions)[0]
     _count([decision])

@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 SOURCE = "api-monetization"
 
 
@@ -14,11 +16,13 @@ class EventBus:
         self._client = client
         self._name = name
 
-    def tell(self, kind: str, detail: Mapping[str, object]) -> None:
-        """One event. An event that is not taken is an error: whoever calls decides what it means."""
+    def tell(self, kind: str, detail: Mapping[str, object]) -> bool:
+        """Whether one event was taken."""
         if not self._name:
-            return
+            return True
         entry = {"Source": SOURCE, "DetailType": kind, "Detail": json.dumps(detail), "EventBusName": self._name}
-        answer = self._client().put_events(Entries=[entry])
-        if answer.get("FailedEntryCount"):
-            raise RuntimeError(f"event bus refused {kind}: {answer['Entries'][0].get('ErrorCode', '')}")
+        try:
+            answer = self._client().put_events(Entries=[entry])
+        except (BotoCoreError, ClientError):
+            return False
+        return not answer.get("FailedEntryCount")

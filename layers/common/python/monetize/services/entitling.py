@@ -44,6 +44,8 @@ class Usage(Protocol):
 
     def claim_threshold(self, subscription: str, name: str, now: datetime, expires_at: datetime) -> bool: ...
 
+    def release_threshold(self, subscription: str, name: str) -> None: ...
+
 
 class Facts(Protocol):
     """Keys, subscriptions, offers and publishers' rules."""
@@ -62,7 +64,9 @@ class Facts(Protocol):
 class Tell(Protocol):
     """Events to whoever listens."""
 
-    def tell(self, kind: str, detail: Mapping[str, object]) -> None: ...
+    def tell(self, kind: str, detail: Mapping[str, object]) -> bool:
+        """Whether it was taken."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +197,7 @@ def tell_thresholds(it: Allowed, stand: Sequence[Standing], rules: PublisherRule
             name = f"{each.resets_at:%Y-%m-%dT%H}#{each.meter}#{kind}#{each.per}#{percent}"
             if not _first(it.id, name, now, each.resets_at + timedelta(days=2), ports):
                 continue
-            ports.tell.tell(
+            told = ports.tell.tell(
                 "usage.threshold_crossed",
                 {
                     "publisher": it.publisher,
@@ -207,6 +211,10 @@ def tell_thresholds(it: Allowed, stand: Sequence[Standing], rules: PublisherRule
                     "resets_at": each.resets_at.isoformat().replace("+00:00", "Z"),
                 },
             )
+            if not told:
+                # Whoever looks next tells it; the decision itself does not wait for the bus.
+                ports.usage.release_threshold(it.id, name)
+                _told.pop((id(ports), it.id, name), None)
 
 
 _told: dict[tuple[int, str, str], None] = {}

@@ -536,6 +536,12 @@ class UsageTable:
             return False
         return True
 
+    def release_threshold(self, subscription: str, name: str) -> None:
+        """The telling failed: the next one may try."""
+        self._client.delete_item(
+            TableName=self._name, Key={"pk": {"S": keys.threshold(subscription)}, "sk": {"S": name}}
+        )
+
     def _range(self, pk: str, kind: str, first: date, last: date) -> dict[str, Any]:
         return {
             "TableName": self._name,
