@@ -1,0 +1,537 @@
+"""What publishers ask of their money: revenue, recurring revenue, churn, usage, what is unpaid; and lists of invoices.
+
+A report over many invoices or subscriptions is counted in steps that each fit a request: every call adds the next part
+to the stored snapshot and says whether it is complete. So no size of publisher is too large, and nothing but the
+report itself is written: no counter that the billing run would have to keep.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Final, Protocol
+
+from monetize.domain.audit import AuditEntry
+from monetize.domain.collecting import HeldInvoice
+from monetize.domain.errors import AccountUnreachable, Invalid, NotFound, ProviderBusy, ProviderRefused
+from monetize.domain.invoices import Bill, BillLines, Invoice
+from monetize.domain.meters import Meter
+from monetize.domain.money import divide_half_up
+from monetize.domain.periods import midnight
+from monetize.domain.plans import PlanTerms, PlanVersion
+from monetize.domain.publishers import Publisher
+from monetize.domain.reports import Snapshot
+from monetize.domain.subscriptions import Subscription, in_force
+from monetize.domain.usage import Counters, last_day
+from monetize.services.billing import invoice_id
+
+PAGE: Final = 100
+BUDGET: Final = 4_000  # invoices or subscriptions read in one request: about five seconds
+SCANNED: Final = 1_000  # looked at for one page of a filtered list
+UNFINISHED_LIFE: Final = timedelta(hours=6)  # a large one is counted to its end, not begun anew each hour
+AGING_MONTHS: Final = 13
+TOP: Final = 2_000  # subscribers kept by a usage snapshot
+DUNNING: Final = ("open", "payment_failed")
+
+
+class Page[T](Protocol):
+    """Some of a list, and the position after it."""
+
+    @property
+    def items(self) -> tuple[T, ...]: ...
+    @property
+    def after(self) -> str | None: ...
+
+
+class Store(Protocol):
+    """What is stored."""
+
+    def publisher(self, pub: str) -> Publisher | None: ...
+    def invoice(self, inv: str) -> Invoice | None: ...
+    def lines(self, sub: str, edge: datetime) -> BillLines | None: ...
+    def subscription(self, sub: str) -> Subscription | None: ...
+    def version(self, plan: str, number: int) -> PlanVersion | None: ...
+    def meters(self, pub: str) -> tuple[Meter, ...]: ...
+    def names(self, pub: str) -> Mapping[str, str]: ...
+    def invoices(self, pub: str, month: str, after: str | None, limit: int) -> Page[Invoice]: ...
+    def bills_of(self, sub: str, after: str | None, limit: int) -> Page[Bill]: ...
+    def many_invoices(self, ids: Sequence[str]) -> tuple[Invoice, ...]: ...
+    def many_lines(self, of: Sequence[tuple[str, datetime]]) -> tuple[BillLines, ...]: ...
+    def many_subscriptions(self, ids: Sequence[str]) -> tuple[Subscription, ...]: ...
+    def subscriptions(self, pub: str, after: str | None, limit: int) -> Page[Subscription]: ...
+    def subscriptions_of(self, pub: str, subr: str, after: str | None, limit: int) -> Page[Subscription]: ...
+    def audit(self, pub: str, month: str, after: str | None, limit: int) -> Page[AuditEntry]: ...
+    def snapshot(self, pub: str, name: str) -> Snapshot | None: ...
+    def keep(self, snapshot: Snapshot, now: datetime) -> bool: ...
+
+
+class Usage(Protocol):
+    """Live totals. Days are UTC, both ends included."""
+
+    def counters(
+        self, subscription: str, first: date, last: date, shards: Callable[[str], int], *, sandbox: bool = False
+    ) -> Counters: ...
+
+
+class AtStripe(Protocol):
+    """Invoices as Stripe holds them now."""
+
+    def retrieve(self, account: str, invoice: str) -> HeldInvoice: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What reports work with. Stripe's client is made when a link is asked for, and not before."""
+
+    store: Store
+    usage: Usage
+    invoices: Callable[[], AtStripe]
+
+
+# ---- invoices ----
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Which invoices. Of one side: `publisher` sees its own, `subscriber` its own at that publisher."""
+
+    publisher: str
+    subscriber: str | None = None
+    subscription: str | None = None
+    month: str | None = None  # of issue, yyyy-mm
+    status: str | None = None
+
+    def lets(self, invoice: Invoice) -> bool:
+        """Whether an invoice is wanted; whose it is is always asked."""
+        return (
+            invoice.publisher == self.publisher
+            and self.subscriber in (None, invoice.subscriber)
+            and self.subscription in (None, invoice.subscription)
+            and self.month in (None, f"{invoice.issued_at:%Y-%m}")
+            and self.status in (None, invoice.status)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Found[T]:
+    """Some of a list, and the position it goes on at."""
+
+    items: tuple[T, ...]
+    after: str | None
+
+
+def invoices(wanted: Filter, after: str | None, limit: int, store: Store) -> Found[Invoice]:
+    """Invoices that match, some of them. A page may be short although more follow: go on until there is no position.
+
+    One subscription's are newest first; a publisher's month in order of issue; a subscriber's by subscription.
+    """
+    if wanted.subscription is not None:
+        source = _of_subscription(wanted.subscription, store)
+    elif wanted.subscriber is not None:
+        source = _of_subscriber(wanted, store)
+    else:
+        source = _of_publisher(wanted, store)
+    found: list[Invoice] = []
+    for seen, (position, invoice) in enumerate(source(after), start=1):
+        if invoice is not None and wanted.lets(invoice):
+            found.append(invoice)
+        if len(found) >= limit or seen >= SCANNED:
+            return Found(tuple(found), position)
+    return Found(tuple(found), None)
+
+
+type _Source = Callable[[str | None], Iterator[tuple[str, Invoice | None]]]
+
+
+def _of_publisher(wanted: Filter, store: Store) -> _Source:
+    month = wanted.month or ""
+
+    def each(after: str | None) -> Iterator[tuple[str, Invoice | None]]:
+        while True:
+            page = store.invoices(wanted.publisher, month, after, PAGE)
+            for invoice in page.items:
+                yield f"{_stamp(invoice.issued_at)}#{invoice.id}", invoice
+            after = page.after
+            if after is None:
+                return
+
+    return each
+
+
+def _of_subscription(sub: str, store: Store) -> _Source:
+    """By its bills: an invoice's id follows from its bill's."""
+
+    def each(after: str | None) -> Iterator[tuple[str, Invoice | None]]:
+        while True:
+            page = store.bills_of(sub, after, PAGE)
+            held = {invoice.id: invoice for invoice in store.many_invoices([invoice_id(bill) for bill in page.items])}
+            for bill in page.items:
+                yield f"BILL#{_stamp(bill.edge)}", held.get(invoice_id(bill))
+            after = page.after
+            if after is None:
+                return
+
+    return each
+
+
+def _of_subscriber(wanted: Filter, store: Store) -> _Source:
+    """Subscription by subscription: a subscriber has few."""
+
+    def each(after: str | None) -> Iterator[tuple[str, Invoice | None]]:
+        begun, _, place = (after or "").partition("|")
+        listed = None
+        while True:
+            page = store.subscriptions_of(wanted.publisher, wanted.subscriber or "", listed, PAGE)
+            for subscription in page.items:
+                if subscription.id < begun:
+                    continue
+                inner = place or None if subscription.id == begun else None
+                for position, invoice in _of_subscription(subscription.id, store)(inner):
+                    yield f"{subscription.id}|{position}", invoice
+            listed = page.after
+            if listed is None:
+                return
+
+    return each
+
+
+def _stamp(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def visible(inv: str, organization: str, store: Store, *, everything: bool = False) -> Invoice:
+    """An invoice of the caller's, as its publisher or its subscriber. NotFound `unknown_invoice`."""
+    found = store.invoice(inv)
+    if found is None or not (everything or organization in (found.publisher, found.subscriber)):
+        raise NotFound("unknown_invoice", "There is no such invoice.")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """Stripe's own pages of an invoice: for the caller's eyes, never stored, never logged."""
+
+    hosted: str = ""
+    pdf: str = ""
+    available: bool = True
+
+
+def links(invoice: Invoice, ports: Ports) -> Links:
+    """Where the invoice is shown and downloaded, asked of Stripe now; unavailable where Stripe does not answer."""
+    try:
+        held = ports.invoices().retrieve(invoice.account, invoice.stripe_id)
+    except (ProviderBusy, ProviderRefused, AccountUnreachable, NotFound):
+        return Links(available=False)
+    return Links(held.hosted_url, held.pdf_url)
+
+
+# ---- snapshots ----
+
+
+@dataclass(frozen=True, slots=True)
+class Step[T]:
+    """How a report is counted: where its things come from, page by page, and what each page adds."""
+
+    page: Callable[[str | None], tuple[Sequence[T], str | None]]
+    count: Callable[[Snapshot, Sequence[T]], None]
+
+
+def progress[T](
+    publisher: str, name: str, as_of: datetime, step: Step[T], now: datetime, store: Store, budget: int = BUDGET
+) -> Snapshot:
+    """The snapshot of that name, some steps further; from the beginning when the one stored is of another instant."""
+    stored = store.snapshot(publisher, name)
+    begun = stored is not None and not stored.complete and now - stored.as_of < UNFINISHED_LIFE
+    if stored is not None and (stored.as_of == as_of or begun):
+        if stored.complete:
+            return stored
+        snapshot = stored
+    else:
+        snapshot = Snapshot(publisher=publisher, name=name, as_of=as_of, rev=stored.rev if stored else 0)
+    read = 0
+    while True:
+        things, after = step.page(snapshot.after)
+        step.count(snapshot, things)
+        read += len(things)
+        snapshot = replace(snapshot, after=after, seen=snapshot.seen + len(things), complete=after is None)
+        if snapshot.complete or read >= budget:
+            break
+    if not store.keep(snapshot, now):
+        # Another request took the same steps from the same place: what it stored is as good as ours.
+        return store.snapshot(publisher, name) or snapshot
+    return snapshot
+
+
+def month_of(text: str | None, now: datetime) -> str:
+    """A month `yyyy-mm`, this one by default. Invalid `bad_month`."""
+    if text is None:
+        return f"{now:%Y-%m}"
+    try:
+        return f"{datetime.strptime(text, '%Y-%m').replace(tzinfo=UTC):%Y-%m}"
+    except ValueError:
+        raise Invalid("bad_month", "A month is yyyy-mm.") from None
+
+
+def _as_of(now: datetime) -> datetime:
+    """Snapshots change by the hour: invoices of a month are paid and credited long after it."""
+    return now.replace(minute=0, second=0, microsecond=0)
+
+
+def revenue(publisher: str, month: str, now: datetime, ports: Ports) -> Snapshot:
+    """Invoices of one month of issue. Dimensions `day`, `plan`, `api`, `total`.
+
+    `amount` is before tax and without void invoices; `carried` is what Stripe moved to the customer's balance because
+    it is under the least charge: it is not revenue yet.
+    """
+    store = ports.store
+
+    def page(after: str | None) -> tuple[Sequence[Invoice], str | None]:
+        found = store.invoices(publisher, month, after, PAGE)
+        return found.items, found.after
+
+    def count(snapshot: Snapshot, things: Sequence[Invoice]) -> None:
+        held = {
+            (each.subscription, each.edge): each
+            for each in store.many_lines([(i.subscription, i.edge) for i in things])
+        }
+        subscriptions = {each.id: each for each in store.many_subscriptions([i.subscription for i in things])}
+        for invoice in things:
+            count_revenue(
+                snapshot,
+                invoice,
+                held.get((invoice.subscription, invoice.edge)),
+                subscriptions.get(invoice.subscription),
+            )
+
+    return progress(publisher, f"revenue#{month}", _as_of(now), Step(page, count), now, store)
+
+
+def carried(invoice: Invoice) -> bool:
+    """Whether Stripe settled it by moving it to the customer's balance: an amount under the least charge."""
+    return invoice.status == "paid" and invoice.total > 0 and invoice.amount_paid == 0 and not invoice.out_of_band
+
+
+def count_revenue(
+    snapshot: Snapshot, invoice: Invoice, lines: BillLines | None, subscription: Subscription | None
+) -> None:
+    """Add one invoice. Pure but for the snapshot."""
+    currency = invoice.currency
+    measures = {"invoices": 1}
+    if invoice.status == "void":
+        measures["void"] = invoice.amount
+    elif carried(invoice):
+        measures["carried"] = invoice.amount
+    else:
+        measures |= {
+            "amount": invoice.amount,
+            "tax": invoice.tax,
+            "paid": invoice.amount_paid,
+            "outstanding": invoice.amount_remaining if invoice.status in DUNNING else 0,
+            "uncollectible": invoice.amount_remaining if invoice.status == "uncollectible" else 0,
+            "credited": invoice.credited,
+            "refunded": invoice.refunded,
+            "application_fee": invoice.application_fee,
+        }
+    for dimension, key in (
+        ("total", ()),
+        ("day", (f"{invoice.issued_at:%Y-%m-%d}",)),
+        ("api", (subscription.product if subscription is not None else "",)),
+    ):
+        for measure, value in measures.items():
+            snapshot.add(dimension, (*key, currency), measure, value)
+    if "amount" not in measures:
+        return
+    by_plan: dict[str, int] = {}
+    for line in lines.lines if lines is not None else ():
+        by_plan[line.plan] = by_plan.get(line.plan, 0) + line.amount
+    for plan, amount in by_plan.items():
+        snapshot.add("plan", (plan, currency), "invoices", 1)
+        snapshot.add("plan", (plan, currency), "amount", amount)
+
+
+def subscriptions(publisher: str, month: str, now: datetime, ports: Ports) -> Snapshot:
+    """Commercial subscriptions at the end of a month (or now): recurring revenue by plan, and who came and went."""
+    store = ports.store
+    start, end = bounds(month)
+    at = min(end, now)
+    versions: dict[tuple[str, int], PlanTerms | None] = {}
+
+    def terms(plan: str | None, number: int | None) -> PlanTerms | None:
+        if plan is None or number is None:
+            return None
+        if (plan, number) not in versions:
+            found = store.version(plan, number)
+            versions[plan, number] = found.terms if found is not None else None
+        return versions[plan, number]
+
+    def page(after: str | None) -> tuple[Sequence[Subscription], str | None]:
+        found = store.subscriptions(publisher, after, PAGE)
+        return found.items, found.after
+
+    def count(snapshot: Snapshot, things: Sequence[Subscription]) -> None:
+        for each in things:
+            count_subscription(snapshot, each, start, at, terms)
+
+    return progress(publisher, f"subscriptions#{month}", _as_of(now), Step(page, count), now, store)
+
+
+def bounds(month: str) -> tuple[datetime, datetime]:
+    """A month's first instant and the first one after it."""
+    return midnight(date.fromisoformat(f"{month}-01")), midnight(last_day(month) + timedelta(days=1))
+
+
+def count_subscription(
+    snapshot: Snapshot,
+    subscription: Subscription,
+    start: datetime,
+    at: datetime,
+    terms: Callable[[str | None, int | None], PlanTerms | None],
+) -> None:
+    """Add one subscription: what it commits to in a year at `at`, and whether it was paying at `start` and `at`."""
+    then, now = _paying(subscription, start), _paying(subscription, at)
+    if now is not None:
+        plan, version = now
+        yearly = committed(terms(plan, version))
+        currency = subscription.currency
+        snapshot.add("plan", (plan, str(version), currency), "subscriptions", 1)
+        snapshot.add("plan", (plan, str(version), currency), "yearly", yearly)
+    if then is not None:
+        snapshot.add("churn", (subscription.currency,), "at_start", 1)
+        snapshot.add("churn", (subscription.currency,), "yearly_at_start", committed(terms(*then)))
+    if now is not None:
+        snapshot.add("churn", (subscription.currency,), "at_end", 1)
+    if then is not None and now is None:
+        snapshot.add("churn", (subscription.currency,), "lost", 1)
+        snapshot.add("churn", (subscription.currency,), "yearly_lost", committed(terms(*then)))
+        snapshot.add("reason", (subscription.end_reason or "not paying",), "lost", 1)
+    if then is None and now is not None:
+        snapshot.add("churn", (subscription.currency,), "won", 1)
+        snapshot.add("churn", (subscription.currency,), "yearly_won", committed(terms(*now)))
+    if then is not None and now is not None and then != now:
+        change = committed(terms(*now)) - committed(terms(*then))
+        measure = "yearly_gained" if change > 0 else "yearly_reduced"
+        snapshot.add("churn", (subscription.currency,), measure, abs(change))
+
+
+def _paying(subscription: Subscription, at: datetime) -> tuple[str, int] | None:
+    """Plan and version it pays at an instant."""
+    if subscription.end is not None and subscription.end <= at:
+        return None
+    span = in_force(subscription, at)
+    if span is None or not span.paid or span.start > at or span.plan is None or span.version is None:
+        return None
+    return span.plan, span.version
+
+
+def committed(terms: PlanTerms | None) -> int:
+    """What a plan costs in a year without any usage, in minor units: its fees, or its minimum where that is more."""
+    if terms is None:
+        return 0
+    fees = [charge for charge in terms.charges if charge.model == "flat"]
+    monthly = sum(charge.amount or 0 for charge in fees if charge.interval == "month")
+    yearly = sum(charge.amount or 0 for charge in fees if charge.interval == "year")
+    return 12 * max(monthly, terms.minimum or 0) + yearly
+
+
+def a_month(yearly: int) -> int:
+    """A twelfth of what is committed for a year, rounded half-up."""
+    return divide_half_up(yearly, 12)
+
+
+def percent(part: int, whole: int) -> str | None:
+    """`part` of `whole` in percent, two decimals; None of nothing."""
+    if whole == 0:
+        return None
+    return str((Decimal(part) * 100 / Decimal(whole)).quantize(Decimal("0.01"), ROUND_HALF_UP))
+
+
+def usage(publisher: str, month: str, now: datetime, ports: Ports) -> Snapshot:
+    """Units by meter and day, and by subscriber. Beyond 2,000 subscribers the ones with the least are let go."""
+    store = ports.store
+    names = {meter.short: meter.id for meter in store.meters(publisher)}
+    first, last = date.fromisoformat(f"{month}-01"), last_day(month)
+
+    def page(after: str | None) -> tuple[Sequence[Subscription], str | None]:
+        found = store.subscriptions(publisher, after, PAGE)
+        return found.items, found.after
+
+    def count(snapshot: Snapshot, things: Sequence[Subscription]) -> None:
+        for each in things:
+            shards = dict(each.shards)
+            counted = ports.usage.counters(each.id, first, last, lambda m, of=shards: of.get(m, 1))  # type: ignore[misc]
+            for (day, short), quantity in counted.totals.items():
+                meter = names.get(short, str(short))
+                snapshot.add("meter", (meter,), "quantity", quantity)
+                snapshot.add("day", (meter, day.isoformat()), "quantity", quantity)
+                snapshot.add("subscriber", (meter, each.subscriber), "quantity", quantity)
+        _trim(snapshot.groups.get("subscriber", {}))
+
+    return progress(publisher, f"usage#{month}", _as_of(now), Step(page, count), now, store, BUDGET // 4)
+
+
+def _trim(group: dict[str, int]) -> None:
+    for name, _ in sorted(group.items(), key=lambda each: (-each[1], each[0]))[TOP:]:
+        del group[name]
+
+
+def aging(publisher: str, now: datetime, ports: Ports) -> Snapshot:
+    """What is unpaid of the last 13 months' invoices, by how long it has been due."""
+    store = ports.store
+    seller = store.publisher(publisher)
+    sends = seller is not None and seller.settings.collection == "send_invoice"
+    days_until_due = seller.settings.days_until_due if seller is not None and sends else 0
+    at = _as_of(now)
+    months = last_months(at, AGING_MONTHS)
+
+    def page(after: str | None) -> tuple[Sequence[Invoice], str | None]:
+        month, _, place = (after or f"{months[0]}|").partition("|")
+        found = store.invoices(publisher, month, place or None, PAGE)
+        if found.after is not None:
+            return found.items, f"{month}|{found.after}"
+        rest = [each for each in months if each > month]
+        return found.items, f"{rest[0]}|" if rest else None
+
+    def count(snapshot: Snapshot, things: Sequence[Invoice]) -> None:
+        for invoice in things:
+            if invoice.status not in DUNNING or invoice.amount_remaining <= 0:
+                continue
+            bucket = age_bucket((at - invoice.issued_at).days - days_until_due)
+            snapshot.add("age", (bucket, invoice.currency), "invoices", 1)
+            snapshot.add("age", (bucket, invoice.currency), "outstanding", invoice.amount_remaining)
+
+    return progress(publisher, "aging", at, Step(page, count), now, store)
+
+
+AGES: Final = ("not_due", "1-30", "31-60", "61-90", "over_90")
+
+
+def age_bucket(days_overdue: int) -> str:
+    """Which of the usual buckets."""
+    if days_overdue <= 0:
+        return "not_due"
+    return next((AGES[at] for at, limit in ((1, 30), (2, 60), (3, 90)) if days_overdue <= limit), AGES[4])
+
+
+def last_months(now: datetime, count: int) -> list[str]:
+    """This month and those before it, oldest first."""
+    index = now.year * 12 + now.month - 1
+    return [f"{at // 12:04d}-{at % 12 + 1:02d}" for at in range(index - count + 1, index + 1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Top:
+    """A meter's largest consumers."""
+
+    meter: str
+    total: int
+    subscribers: tuple[tuple[str, int], ...] = field(default_factory=tuple)
+
+
+def top_subscribers(snapshot: Snapshot, count: int) -> tuple[Top, ...]:
+    """By meter, who used most."""
+    found = []
+    for (meter,), measures in snapshot.rows("meter"):
+        whose = [(key[1], m["quantity"]) for key, m in snapshot.rows("subscriber") if key[0] == meter]
+        whose.sort(key=lambda each: (-each[1], each[0]))
+        found.append(Top(meter=meter, total=measures["quantity"], subscribers=tuple(whose[:count])))
+    return tuple(found)
