@@ -29,7 +29,8 @@ def _one(record: SQSRecord) -> None:
     if worked.again_in:
         # Its place is kept: the message comes back when its turn is, and this receive does not count as a failure.
         again = {"kind": "bill", "id": worked.bill, "placed": True}
-        wiring.billing_queue().send(again, delay_seconds=math.ceil(worked.again_in), group=(record.raw_event.get("attributes") or {}).get("MessageGroupId"))
+        group = record.raw_event["attributes"].get("MessageGroupId")
+        wiring.billing_queue().send(again, delay_seconds=math.ceil(worked.again_in), group=group)
 
 
 def _shard(message: dict[str, Any], now: Any) -> billing.Worked:

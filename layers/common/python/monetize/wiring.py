@@ -164,6 +164,7 @@ def receiving() -> Any:
         queue=stripe_events_queue(),
         secrets=lambda: parameters().secrets(config.webhook_secrets_parameter),
         read=stripe_json.read,
+        known=payment_table().knows,
         livemode=config.livemode,
     )
 
@@ -296,11 +297,10 @@ def entitling() -> Any:
 @part
 def rater() -> Any:
     """What rates a bill, sealing what it charges."""
-    from monetize.adapters.dynamo.billing_usage import BillingUsage
-    from monetize.services.rating_bills import Rater
+    from monetize.services.rating_bills import BilledUsage, Rater
 
     table = billing_table()
-    return Rater(table, BillingUsage(usage(), table.meters))
+    return Rater(table, BilledUsage(usage(), table.meters))
 
 
 @part
@@ -311,3 +311,30 @@ def billing() -> Any:
     from monetize.services.billing import Ports
 
     return Ports(billing_table(), StripeInvoices(stripe()), AccountPace(core(), load().invoices_per_second), rater())
+
+
+@part
+def payment_table() -> Any:
+    """The Core table, as payments ask it."""
+    from monetize.adapters.dynamo.payments import PaymentTable
+
+    return PaymentTable(core(), inbox())
+
+
+@part
+def payments() -> Any:
+    """What payments work with."""
+    from monetize.adapters.stripe.payments import StripePayments
+    from monetize.services.payments import Ports
+
+    return Ports(store=payment_table(), provider=StripePayments(stripe()), ids=ids())
+
+
+@part
+def applying() -> Any:
+    """What applying Stripe's events works with."""
+    from monetize.services.applying import Ports
+
+    return Ports(
+        inbox=inbox(), payments=payments(), subscribing=subscribing(), onboarding=onboarding(), sessions=customers()
+    )

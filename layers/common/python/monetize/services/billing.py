@@ -24,6 +24,7 @@ from monetize.domain.offers import time_of
 from monetize.domain.plans import PlanVersion
 from monetize.domain.publishers import Publisher
 from monetize.domain.subscriptions import Subscriber, Subscription, bill_due_at, billed
+from monetize.domain.usage import LedgerMismatch
 from monetize.services.subscribing import settled
 
 LEASE = timedelta(minutes=15)
@@ -157,6 +158,8 @@ def work(bill: Bill, now: datetime, ports: Ports, *, placed: bool = False) -> Wo
         return Worked("elsewhere", bill.id)  # another worker moved it: it is theirs
     except Parked as parked:
         return park(bill, parked.code, ports)
+    except LedgerMismatch as mismatch:
+        return park(bill, mismatch.code, ports)
     except AccountUnreachable:
         return park(bill, "account_unreachable", ports)
     except ProviderRefused as refused:

@@ -1,6 +1,6 @@
 """What a bill is made of: the periods that closed and the one that starts, their prices, and their usage."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -16,17 +16,57 @@ from monetize.domain.publishers import Publisher
 from monetize.domain.rating import Adjustment, ApplicationFee, BillInput, Discount, Rated, Segment, UsageByDay
 from monetize.domain.subscriptions import Segment as Stretch
 from monetize.domain.subscriptions import Subscription, in_force, segments, timeline
+from monetize.services import counting
 
 SETTLING = timedelta(days=70)  # a period can still receive late usage for its late window after its end
 
 
-class Usage(Protocol):
-    """The ledger, as a bill asks it. Days are UTC, both ends included."""
+@dataclass(frozen=True, slots=True)
+class BilledUsage:
+    """The ledger, as a bill asks it: days are UTC, both ends included; meters by id."""
 
-    def seal(self, subscription: Subscription, first: date, through: date) -> None: ...
-    def exact(self, subscription: Subscription, first: date, last: date, late: frozenset[str]) -> UsageByDay: ...
-    def late(self, subscription: Subscription, first: date, last: date) -> Sequence[tuple[str, date, str]]: ...
-    def take_late(self, subscription: Subscription, refs: Sequence[str], bill: str) -> frozenset[str]: ...
+    ledger: counting.Usage
+    meters: Callable[[str], Sequence[Meter]]
+
+    def seal(self, subscription: Subscription, first: date, through: date, now: datetime) -> None:
+        """Nothing is counted on those days any more, and their counters are exact, or LedgerMismatch."""
+        shards = shards_of(subscription)
+        self.ledger.seal(subscription.id, first, through, shards)
+        counting.settle(subscription.id, first, through, shards, now, self.ledger)
+
+    def counted(self, subscription: Subscription, first: date, last: date) -> UsageByDay:
+        """What the counters of sealed days hold."""
+        totals = self.ledger.counters(subscription.id, first, last, shards_of(subscription)).totals
+        names = self._names(subscription)
+        found: dict[str, dict[date, int]] = {}
+        for (day, short), quantity in sorted(totals.items()):
+            if quantity > 0 and short in names:  # corrections may bring a day below zero: that is zero
+                found.setdefault(names[short], {})[day] = quantity
+        return found
+
+    def exact(self, subscription: Subscription, first: date, last: date, late: Sequence[str]) -> UsageByDay:
+        """Distinct events, read from the ledger itself, with those late entries."""
+        names = self._names(subscription)
+        shards = shards_of(subscription)
+        return counting.exact_usage(subscription.id, first, last, shards, names, self.ledger, late).quantities
+
+    def late(self, subscription: Subscription, first: date, last: date) -> Sequence[tuple[str, date, str]]:
+        """Late entries and corrections of those days: name, day, and the bill that took them."""
+        found = self.ledger.late_entries(subscription.id, first, last)
+        return tuple((entry.ref, entry.day, entry.taken_by) for entry in found)
+
+    def take_late(self, subscription: Subscription, refs: Sequence[str], bill: str) -> frozenset[str]:
+        """Take them for a bill; answers those that another bill already had."""
+        return frozenset(self.ledger.take_late(subscription.id, refs, bill))
+
+    def _names(self, subscription: Subscription) -> Mapping[int, str]:
+        return {meter.short: meter.id for meter in self.meters(subscription.publisher)}
+
+
+def shards_of(subscription: Subscription) -> Callable[[str], int]:
+    """How many shards a month of its usage has."""
+    counts = dict(subscription.shards)
+    return lambda month: counts.get(month, 1)
 
 
 class Store(Protocol):
@@ -42,7 +82,7 @@ class Rater:
     """Rates bills. `seal=False` changes nothing anywhere: for dry runs and for what is still running."""
 
     store: Store
-    usage: Usage
+    usage: BilledUsage
     seal: bool = True
 
     def __call__(
@@ -52,7 +92,7 @@ class Rater:
         closed = arrears_stretches(subscription, previous.edge if previous else None, bill.edge)
         if self.seal and closed:
             days = [day for stretch in closed for day in utc_days(Period(stretch.start, stretch.end))]
-            self.usage.seal(subscription, min(days), max(days))
+            self.usage.seal(subscription, min(days), max(days), bill.created_at)
         before = self.store.rated_before(subscription.id, bill.edge, bill.edge - SETTLING) if previous else ()
         ahead = before[-1].ahead if before else ()
         parts = _Parts(self, subscription, publisher)
@@ -118,7 +158,7 @@ class _Parts:
         self._units: Mapping[str, str] | None = None
         self._publisher = publisher
 
-    def segment(self, stretch: Stretch, ahead: Sequence[rating.Ahead], late: frozenset[str] = frozenset()) -> Segment:
+    def segment(self, stretch: Stretch, ahead: Sequence[rating.Ahead], late: Collection[str] | None = None) -> Segment:
         """One closed stretch with its usage."""
         subscription = self._subscription
         version = self._version(stretch)
@@ -126,7 +166,7 @@ class _Parts:
         nominal = nominal_period(period.start, subscription.anchor)
         usage: UsageByDay = {}
         if any(charge.meter for charge in version.terms.charges):
-            usage = self._rater.usage.exact(subscription, period.start.date(), _last_day(stretch), late)
+            usage = self._used(period.start.date(), _last_day(stretch), late)
         return Segment(
             period=period,
             nominal=nominal,
@@ -141,6 +181,12 @@ class _Parts:
             ended=period.end < nominal.end,
             units=self.units(),
         )
+
+    def _used(self, first: date, last: date, late: Collection[str] | None) -> UsageByDay:
+        usage = self._rater.usage
+        if late is None and self._rater.seal:
+            return usage.counted(self._subscription, first, last)
+        return usage.exact(self._subscription, first, last, sorted(late or ()))
 
     def starting(self, edge: datetime) -> Segment | None:
         """The period that starts at the edge, charged in advance."""
