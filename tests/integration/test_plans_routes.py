@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from functions.plans.app import app
+from monetize import wiring
 from monetize.adapters.dynamo import keys
 from monetize.domain.publishers import BillingSettings, Publisher
+from monetize.services.plans import products_on
 from tests.integration.catalog_fixtures import EVENTS, NOW, Desk, desk
 
 __all__ = ["desk"]
@@ -470,6 +472,20 @@ def test_another_tax_code_is_another_product(desk: Desk) -> None:
     held = desk.stripe.account(desk.accounts["acme"]).products
     assert held[first["stripe_product"]]["tax_code"] == "txcd_10103000"
     assert held[second["stripe_product"]]["tax_code"] == "txcd_10103001"
+
+
+def test_another_account_gets_the_products_of_every_published_plan(desk: Desk) -> None:
+    plan = a_published_plan(desk, tax_code="txcd_10103000")
+    first = desk.ask("get_version", plan, "1").body
+    again = {"wso2": wso2(first["terms"]["charges"][1]["meter"])}
+    desk.ask("post_version", plan, body=again)
+    second = desk.ask("post_publish", plan).body
+    a_plan(desk, name="Never published")
+    other = desk.stripe.create_account(name="acme two")
+    other.connected = True
+    for _ in range(2):
+        assert products_on("acme", other.id, wiring.plans()) == 2
+    assert set(other.products) == {first["stripe_product"], second["stripe_product"]}
 
 
 def test_two_publishes_at_once_make_one_version(desk: Desk) -> None:

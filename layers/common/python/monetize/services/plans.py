@@ -1,8 +1,9 @@
 """Plans: draft, publish, version, archive, price a quantity, and move subscriptions from version to version."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Protocol
 
 from monetize.domain import rating, states
@@ -16,6 +17,7 @@ from monetize.domain.plans import Plan, PlanTerms, PlanVersion, validate_terms
 from monetize.domain.publishers import Publisher
 from monetize.services.catalog import Act, Ids, missing, same_revision
 
+PAGE = 100
 STEP = 25  # subscriptions moved by one message
 MOST_FAILURES_SHOWN = 100
 
@@ -204,6 +206,29 @@ def publish(act: Act, plan_id: str, ports: Ports) -> PlanVersion:
     entry = act.entry(ports.ids, "plan.published", plan.id, None, {"version": str(version.number)})
     ports.store.publish(plan, version, newly_used, entry)
     return version
+
+
+def products_on(publisher: str, account: str, ports: Ports) -> int:
+    """Make what every published version is sold as on a newly connected account; how many products there are.
+
+    For a publisher that connects another account: product ids follow from the plans, so versions need no change.
+    Safe to repeat.
+    """
+    made: set[str] = set()
+    for plan in _every(partial(ports.store.plans, publisher, limit=PAGE)):
+        versions = _every(partial(ports.store.versions, plan.id, limit=PAGE))
+        for tax_code in {version.terms.tax_code for version in versions}:
+            made.add(ports.products().ensure(account, publisher, plan.id, plan.name, tax_code))
+    return len(made)
+
+
+def _every[T](page: Callable[..., Listing[T]]) -> Iterator[T]:
+    after: str | None = None
+    while True:
+        found, after = page(after=after)
+        yield from found
+        if after is None:
+            return
 
 
 def _linked(publisher: Publisher) -> bool:
