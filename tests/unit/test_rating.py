@@ -319,6 +319,12 @@ def test_a_yearly_fee_in_arrears_waits_for_the_year_or_the_end() -> None:
     assert bill(segment(plan, may27, anchor=anchor, since=JUNE), at=may27.end).subtotal == 36500
 
 
+def test_a_yearly_fee_in_arrears_counts_from_when_it_began_to_be_paid() -> None:
+    plan, end = terms(replace(YEAR_FEE, timing="arrears")), JULY + timedelta(days=43)
+    late = segment(plan, Period(AUGUST, end), anchor=Anchor(6, 1), since=JUNE + timedelta(days=10), ended=True)
+    assert bill(late, at=end).subtotal == 6300
+
+
 # ---- minimum, maximum ----
 
 
@@ -343,6 +349,13 @@ def test_a_maximum_takes_back_usage_and_leaves_no_negative_line() -> None:
     assert amounts(rated) == {"calls": 1000, "fee": 3000}
     assert [each.rated for each in rated.credits] == [-1500]
     conserved(rated)
+
+
+def test_a_maximum_takes_back_usage_only_never_a_fee_charged_ahead() -> None:
+    plan = terms(FEE, CALLS, maximum=1000)
+    opening = bill(starting=segment(plan), at=JUNE)
+    rated = bill(segment(plan, usage=used(500), ahead=ahead_of(opening.lines)))
+    assert (rated.subtotal, rated.carry) == (0, 0)
 
 
 # ---- corrections ----
@@ -446,7 +459,7 @@ def test_discounts_apply_one_after_the_other_and_never_make_a_credit() -> None:
     amount = Discount(id="a", name="Ten dollars", amount=1000)
     assert bill(segment(terms(CALLS), usage=used(1500)), discounts=(half, amount)).subtotal == 0
     assert bill(segment(terms(CALLS), usage=used(1500)), discounts=(amount, half)).subtotal == 250
-    assert bill(segment(terms(CALLS), usage=used(1500)), discounts=(half, amount)).carry == 0
+    conserved(bill(segment(terms(CALLS), usage=used(1500)), discounts=(half, amount)))
 
 
 def test_unused_time_gives_back_the_discounted_fee() -> None:
