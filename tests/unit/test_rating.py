@@ -157,6 +157,13 @@ def test_a_day_under_its_allowance_gives_nothing_to_another_day() -> None:
     assert bill(segment(daily, usage=used(150, 0, 50))).subtotal == 50
 
 
+def test_the_excess_of_all_days_climbs_one_ladder_of_tiers() -> None:
+    tiers = (PriceTier(up_to=100, unit_price=Decimal(3)), PriceTier(up_to=None, unit_price=Decimal(1)))
+    daily = Allowance(quantity=100, per="day")
+    charge = Charge(id="c", name="C", model="graduated", meter="m", tiers=tiers, allowance=daily)
+    assert bill(segment(terms(charge), usage=used(180, 50, 180))).subtotal == 100 * 3 + 60
+
+
 def test_a_period_allowance_is_shared_by_the_days_and_prorated_rounded_up() -> None:
     monthly = terms(replace(CALLS, allowance=Allowance(quantity=100, per="period")))
     assert bill(segment(monthly, usage=used(150, 0, 50))).subtotal == 100

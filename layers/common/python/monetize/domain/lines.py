@@ -137,5 +137,10 @@ def _other(line: Line) -> str:
 
 def _less(line: Line, kind: LineKind, netted: Sequence[Netted]) -> str:
     amount = format_amount(-sum(each.amount for each in netted), line.currency)
-    words = {"maximum": "above the maximum", "proration_credit": "unused time", "carry": "earlier credit", "adjustment": "corrections"}
+    words = {
+        "maximum": "above the maximum",
+        "proration_credit": "unused time",
+        "carry": "earlier credit",
+        "adjustment": "corrections",
+    }
     return f", less {amount} {words.get(kind, kind)}"
