@@ -49,11 +49,11 @@ UNMARKED = frozenset(
         "payment_method.detached",
         "payment_method.updated",
         "payment_method.automatically_updated",
-        "account.updated",
-        "capability.updated",
-        "account.application.authorized",
-        "account.application.deauthorized",
     }
+)
+# About the connected account itself.
+ACCOUNT = frozenset(
+    {"account.updated", "capability.updated", "account.application.authorized", "account.application.deauthorized"}
 )
 
 
@@ -66,6 +66,8 @@ class Notice:
     account: str
     object: str  # the id of the object it is about
     created: datetime
+    hint: str = ""  # our own id, as the object's metadata names it: where to look, never what is true
+    about: tuple[str, ...] = ()  # the provider's ids by which the object may be ours: invoice, payment, customer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +106,11 @@ def _parse(header: str) -> tuple[int, list[str]]:
     return int(stamp), signatures
 
 
-def concerns_us(kind: str, metadata: Mapping[str, object] | None) -> bool:
-    """Whether an event can be about something of ours: a publisher's account has other business too."""
-    return kind in UNMARKED or (kind in MARKED and OURS in (metadata or {}))
+def concerns_us(kind: str, metadata: Mapping[str, object] | None) -> bool | None:
+    """Whether an event is about something of ours: a publisher's account has other business too.
+
+    None when the object itself does not say, and the ids it names must be looked up.
+    """
+    if kind in ACCOUNT or (kind in MARKED | UNMARKED and OURS in (metadata or {})):
+        return True
+    return None if kind in UNMARKED else False

@@ -27,12 +27,13 @@ class Queue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What receiving works with."""
+    """What receiving works with. `known` says whether any of the provider's ids is something of ours."""
 
     inbox: Inbox
     queue: Queue
     secrets: Callable[[], Sequence[str]]
     read: Callable[[bytes], Envelope]
+    known: Callable[[Sequence[str]], bool]
     livemode: bool
 
 
@@ -51,7 +52,12 @@ def receive(raw: bytes, signature: str, now: datetime, ports: Ports) -> str:
         raise Malformed("malformed_event", "The event cannot be read.") from unreadable
     if envelope.livemode != ports.livemode:
         return "other_mode"
-    if not envelope.notice.account or not concerns_us(envelope.notice.type, envelope.metadata):
+    if not envelope.notice.account:
+        return "not_ours"
+    ours = concerns_us(envelope.notice.type, envelope.metadata)
+    if ours is None:
+        ours = ports.known(envelope.notice.about)
+    if not ours:
         return "not_ours"
     if not ports.inbox.put_if_absent(envelope.notice, now):
         return "known"

@@ -28,6 +28,8 @@ class InboxTable:
                     "type": {"S": notice.type},
                     "account": {"S": notice.account},
                     "object": {"S": notice.object},
+                    "hint": {"S": notice.hint},
+                    "about": {"S": " ".join(notice.about)},
                     "created": {"N": str(int(notice.created.timestamp()))},
                     "attempts": {"N": "0"},
                     "expires_at": {"N": str(int((now + KEEP).timestamp()))},
@@ -52,6 +54,8 @@ class InboxTable:
             account=item["account"]["S"],
             object=item["object"]["S"],
             created=datetime.fromtimestamp(int(item["created"]["N"]), UTC),
+            hint=item.get("hint", {}).get("S", ""),
+            about=tuple(item.get("about", {}).get("S", "").split()),
         )
         return notice, item["state"]["S"]
 
@@ -62,7 +66,7 @@ class InboxTable:
             {
                 "Key": {"pk": {"S": keys.event(event)}},
                 "UpdateExpression": "SET #state = :done, outcome = :outcome ADD attempts :one",
-                "ConditionExpression": "#state <> :done",
+                "ConditionExpression": "attribute_exists(pk) AND #state <> :done",
                 "ExpressionAttributeNames": {"#state": "state"},
                 "ExpressionAttributeValues": {
                     ":done": {"S": "done"},

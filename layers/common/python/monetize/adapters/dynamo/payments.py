@@ -1,0 +1,141 @@
+"""Invoices after they were sent, what they do to subscriptions and bills, and what people asked to be done to them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from monetize.adapters.dynamo import keys
+from monetize.adapters.dynamo.inbox import InboxTable
+from monetize.adapters.dynamo.table import Lost, Op, Table, put
+from monetize.domain.audit import AuditEntry
+from monetize.domain.dunning import Action
+from monetize.domain.errors import PreconditionFailed
+from monetize.domain.invoices import Bill, Invoice
+from monetize.domain.plans import PlanVersion
+from monetize.domain.publishers import Publisher
+from monetize.domain.subscriptions import Subscriber, Subscription
+
+keys.register(Action, lambda it: keys.action(it.invoice, it.id))
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentTable:
+    """The Core table, as payments ask it. An event's effect and its `done` stand in one transaction."""
+
+    table: Table
+    inbox: InboxTable
+
+    # --- what is read ---
+
+    def invoice(self, inv: str) -> Invoice | None:
+        """One invoice."""
+        return self.table.get(Invoice, keys.invoice(inv))
+
+    def invoice_known_as(self, ids: Sequence[str]) -> Invoice | None:
+        """The invoice that one of the provider's ids (an invoice's, a payment's) belongs to."""
+        for each in ids:
+            for key in self.table.looked_up(each):
+                if key.sk == "INVOICE":
+                    return self.table.get(Invoice, key)
+                if key.sk == "PAYMENT":
+                    item = self.table.raw(key)
+                    return self.invoice(item["owner"]["S"]) if item is not None else None
+        return None
+
+    def subscriber_known_as(self, ids: Sequence[str]) -> Subscriber | None:
+        """The subscriber who is this customer at the provider."""
+        for each in ids:
+            for key in self.table.looked_up(each):
+                if key.sk == "SUBSCRIBER":
+                    return self.table.get(Subscriber, key)
+        return None
+
+    def knows(self, ids: Sequence[str]) -> bool:
+        """Whether any of the provider's ids is something of ours. By the index: seconds behind."""
+        return any(self.table.looked_up(each) for each in ids)
+
+    def subscription(self, sub: str) -> Subscription | None:
+        """One subscription."""
+        return self.table.get(Subscription, keys.subscription(sub))
+
+    def publisher(self, pub: str) -> Publisher | None:
+        """One publisher."""
+        return self.table.get(Publisher, keys.publisher(pub))
+
+    def subscriber(self, pub: str, subr: str) -> Subscriber | None:
+        """One subscriber of a publisher."""
+        return self.table.get(Subscriber, keys.subscriber(pub, subr))
+
+    def plan_version(self, plan: str, number: int) -> PlanVersion | None:
+        """One published version."""
+        return self.table.get(PlanVersion, keys.plan_version(plan, number))
+
+    def bill(self, sub: str, edge: datetime) -> Bill | None:
+        """The bill that an invoice carries."""
+        return self.table.get(Bill, keys.bill(sub, edge))
+
+    def owed_by(self, publisher: str, subscriber: str) -> Iterator[Invoice]:
+        """A subscriber's invoices that failed and are owed."""
+        prefix = keys.subscriber_subscription(publisher, subscriber)
+        names = [item["sk"]["S"].removeprefix(prefix.sk) for item in self.table.query(prefix.pk, prefix.sk).items]
+        for subscription in self.table.get_many(Subscription, [keys.subscription(each) for each in names]):
+            yield from self.table.get_many(Invoice, [keys.invoice(each) for each in subscription.unpaid])
+
+    def action(self, invoice: str, action: str) -> Action | None:
+        """What a request with that natural key did to the invoice."""
+        return self.table.get(Action, keys.action(invoice, action))
+
+    # --- what is written ---
+
+    def save(
+        self,
+        invoice: Invoice | None = None,
+        *,
+        subscription: Subscription | None = None,
+        bill: Bill | None = None,
+        subscriber: Subscriber | None = None,
+        invoices: Sequence[Invoice] = (),
+        action: Action | None = None,
+        entries: Sequence[AuditEntry] = (),
+        event: tuple[str, str] | None = None,
+    ) -> None:
+        """All of it or nothing, each as it was read. PreconditionFailed when anything changed meanwhile.
+
+        `event` is a Stripe event and what became of it: done once, and only together with its effect.
+        """
+        ops: list[Op] = [put(each) for each in (invoice, subscription, bill, subscriber, action) if each is not None]
+        ops += [put(each) for each in (*invoices, *entries)]
+        if invoice is not None and invoice.payment:
+            ops.append(_points(invoice))
+        if event is not None:
+            ops.append(self.inbox.done(*event))
+        try:
+            self.table.write(*ops)
+        except Lost:
+            raise PreconditionFailed("changed_meanwhile", "It changed since it was read.") from None
+
+    def done(self, event: str, outcome: str) -> Op:
+        """The end of an event, for somebody else's transaction."""
+        return self.inbox.done(event, outcome)
+
+    def listed(self, invoice: Invoice) -> None:
+        """The invoice's places in the lists of its publisher and its subscriber, put again if they are not there."""
+        for key in (
+            keys.publisher_invoice(invoice.publisher, invoice.issued_at, invoice.id),
+            keys.subscriber_invoice(invoice.publisher, invoice.subscriber, invoice.id),
+        ):
+            if self.table.raw(key) is None:
+                self.table.write(Op("Put", {"Item": {"pk": {"S": key.pk}, "sk": {"S": key.sk}}}))
+
+
+def _points(invoice: Invoice) -> Op:
+    """From the payment to the invoice: the same whoever writes it, so without a condition."""
+    key = keys.payment(invoice.payment)
+    item: dict[str, Any] = {
+        "pk": {"S": key.pk},
+        "sk": {"S": key.sk},
+        "lookup": {"S": invoice.payment},
+        "owner": {"S": invoice.id},
+    }
+    return Op("Put", {"Item": item})

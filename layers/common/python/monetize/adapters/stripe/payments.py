@@ -1,0 +1,244 @@
+"""What became of an invoice and of a customer at Stripe, read whole; and what people ask for afterwards."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import stripe
+
+from monetize.adapters.stripe.client import options, told_as_ours
+from monetize.domain.dunning import ACTION, Collected, FoundCustomer
+from monetize.domain.errors import NotFound
+from monetize.domain.stripe_events import OURS
+
+EXPAND = "payments.data.payment.payment_intent"
+
+
+@dataclass(frozen=True, slots=True)
+class StripePayments:
+    """Reads carry no key; writes carry one derived from what asked for them."""
+
+    stripe: stripe.StripeClient
+
+    # --- reading ---
+
+    def collected(self, account: str, invoice: str, *, disputed: bool = False) -> Collected:
+        """The invoice with its payment, refunds and disputes. NotFound when Stripe has none.
+
+        One request for an open invoice, two for a paid one, three where it was ever disputed (`disputed`: we know it).
+        """
+        with told_as_ours():
+            found = self.stripe.v1.invoices.retrieve(invoice, {"expand": [EXPAND]}, options(account))
+            intent = _intent(found)
+            charge = None
+            if intent is not None and intent.latest_charge is not None and found.amount_paid:
+                charge = self.stripe.v1.charges.retrieve(_id(intent.latest_charge), None, options(account))
+            dispute = ""
+            if charge is not None and (charge.disputed or disputed):
+                page = self.stripe.v1.disputes.list({"charge": charge.id, "limit": 1}, options(account))
+                dispute = next((_dispute(each) for each in page.data), "")
+        return reading(found, intent, int(charge.amount_refunded) if charge is not None else 0, dispute)
+
+    def invoice_of_payment(self, account: str, invoice_payment: str) -> str:
+        """Which invoice an `invoice_payment` belongs to."""
+        with told_as_ours():
+            return _id(self.stripe.v1.invoice_payments.retrieve(invoice_payment, None, options(account)).invoice)
+
+    def customer(self, account: str, customer: str) -> FoundCustomer:
+        """A customer with its default card. NotFound when Stripe never had it; `deleted` when somebody deleted it."""
+        with told_as_ours():
+            found = self.stripe.v1.customers.retrieve(
+                customer, {"expand": ["invoice_settings.default_payment_method"]}, options(account)
+            )
+        if getattr(found, "deleted", False):
+            return FoundCustomer(id=customer, deleted=True)
+        metadata = _dict(found.metadata)
+        method = found.invoice_settings.default_payment_method if found.invoice_settings is not None else None
+        card = method.card if method is not None and not isinstance(method, str) else None
+        return FoundCustomer(
+            id=found.id,
+            ours=OURS in metadata,
+            publisher=metadata.get("publisher", ""),
+            subscriber=metadata.get("subscriber", ""),
+            payment_method=None if method is None else _id(method),
+            brand=card.brand if card is not None else "",
+            last4=(card.last4 or "") if card is not None else "",
+            expires=f"{card.exp_year:04d}-{card.exp_month:02d}" if card is not None else "",
+        )
+
+    def hosted_page(self, account: str, invoice: str) -> str:
+        """Where the customer pays and authenticates. For the caller alone: never stored, never logged."""
+        with told_as_ours():
+            return str(self.stripe.v1.invoices.retrieve(invoice, None, options(account)).hosted_invoice_url or "")
+
+    # --- writing ---
+
+    def pay(self, account: str, invoice: str, bill: str, attempt: int) -> None:
+        """Charge the customer's default card. CardDeclined is an answer; each attempt has a key of its own."""
+        with told_as_ours():
+            self.stripe.v1.invoices.pay(
+                invoice, {"off_session": True}, options(account, f"{bill}:pay:{invoice}:{attempt}")
+            )
+
+    def void(self, account: str, invoice: str, key: str) -> None:
+        """Nothing is owed any more."""
+        with told_as_ours():
+            self.stripe.v1.invoices.void_invoice(invoice, None, options(account, key))
+
+    def write_off(self, account: str, invoice: str, key: str) -> None:
+        """Owed, and not expected."""
+        with told_as_ours():
+            self.stripe.v1.invoices.mark_uncollectible(invoice, None, options(account, key))
+
+    def credit(self, account: str, invoice: str, amount: int, to: str, reason: str, memo: str, key: str) -> str:
+        """A credit note. `to`: invoice (less is open), card (money back), balance (for the customer's next invoice)."""
+        params: dict[str, Any] = {"invoice": invoice, "amount": amount, "metadata": {OURS: "credit_note", "key": key}}
+        if to == "card":
+            params["refund_amount"] = amount
+        elif to == "balance":
+            params["credit_amount"] = amount
+        if reason:
+            params["reason"] = reason
+        if memo:
+            params["memo"] = memo
+        with told_as_ours():
+            made = self.stripe.v1.credit_notes.create(
+                params,  # type: ignore[arg-type] # built by part; the emulator checks it against the same types
+                options(account, key),
+            )
+        return str(made.id)
+
+    def credited_under(self, account: str, invoice: str, key: str) -> str | None:
+        """A credit note that was made under this key, however long ago."""
+        with told_as_ours():
+            page = self.stripe.v1.credit_notes.list({"invoice": invoice, "limit": 100}, options(account))
+            return next((note.id for note in page.auto_paging_iter() if _dict(note.metadata).get("key") == key), None)
+
+    def refund(self, account: str, payment: str, amount: int, reason: str, key: str) -> str:
+        """Money back to the card, with the platform's share of it."""
+        params: dict[str, Any] = {
+            "payment_intent": payment,
+            "amount": amount,
+            "refund_application_fee": True,
+            "metadata": {OURS: "refund", "key": key},
+        }
+        if reason:
+            params["reason"] = reason
+        with told_as_ours():
+            made = self.stripe.v1.refunds.create(
+                params,  # type: ignore[arg-type] # built by part; the emulator checks it against the same types
+                options(account, key),
+            )
+        return str(made.id)
+
+    def refunded_under(self, account: str, payment: str, key: str) -> str | None:
+        """A refund that was made under this key, however long ago."""
+        with told_as_ours():
+            page = self.stripe.v1.refunds.list({"payment_intent": payment, "limit": 100}, options(account))
+            return next((each.id for each in page.auto_paging_iter() if _dict(each.metadata).get("key") == key), None)
+
+    # --- many at once, for reconciliation ---
+
+    def invoices_of(self, account: str, customer: str, since: datetime) -> Iterator[Collected]:
+        """The customer's invoices since an instant, newest first. What was refunded and disputed is asked apart."""
+        with told_as_ours():
+            page = self.stripe.v1.invoices.list(
+                {
+                    "customer": customer,
+                    "created": {"gte": int(since.timestamp())},
+                    "limit": 100,
+                    "expand": ["data.payments"],
+                },
+                options(account),
+            )
+            for each in page.auto_paging_iter():
+                yield reading(each, _intent(each), 0, "")
+
+    def given_back(self, account: str, customer: str, since: datetime) -> dict[str, tuple[int, bool]]:
+        """By payment: what of it was refunded (minor units), and whether it is disputed."""
+        with told_as_ours():
+            page = self.stripe.v1.charges.list(
+                {"customer": customer, "created": {"gte": int(since.timestamp())}, "limit": 100}, options(account)
+            )
+            return {
+                _id(each.payment_intent): (int(each.amount_refunded), bool(each.disputed))
+                for each in page.auto_paging_iter()
+                if each.status == "succeeded"
+            }
+
+    def delete_draft(self, account: str, invoice: str) -> None:
+        """Delete a draft; one that is gone already is fine."""
+        try:
+            with told_as_ours():
+                self.stripe.v1.invoices.delete(invoice, None, options(account))
+        except NotFound:
+            return
+
+
+def reading(found: Any, intent: Any, refunded: int, dispute: str) -> Collected:
+    """Stripe's invoice in our words."""
+    metadata = _dict(found.metadata)
+    moments = found.status_transitions
+    failure = ""
+    if found.status == "open" and intent is not None and not isinstance(intent, str):
+        error = intent.last_payment_error
+        if intent.status == "requires_action":
+            failure = ACTION
+        elif error is not None:
+            failure = str(error.decline_code or error.code or "")
+    return Collected(
+        id=str(found.id),
+        status=str(found.status),
+        currency=str(found.currency),
+        customer=_id(found.customer),
+        subtotal=int(found.total_excluding_tax if found.total_excluding_tax is not None else found.total),
+        total=int(found.total),
+        tax=sum(int(tax.amount) for tax in found.total_taxes or ()),
+        amount_paid=int(found.amount_paid),
+        amount_remaining=int(found.amount_remaining),
+        number=str(found.number or ""),
+        attempts=int(found.attempt_count or 0),
+        created=_at(found.created),
+        bill=metadata.get("bill", "") if metadata.get(OURS) == "bill" else "",
+        invoice=metadata.get("invoice", "") if metadata.get(OURS) == "bill" else "",
+        paid_at=_at(moments.paid_at) if moments is not None and moments.paid_at else None,
+        due_at=_at(found.due_date) if found.due_date else None,
+        provider_retry_at=_at(found.next_payment_attempt) if found.next_payment_attempt else None,
+        out_of_band=bool(getattr(found, "amount_paid_off_stripe", 0)) and found.status == "paid",
+        credited=int(found.pre_payment_credit_notes_amount or 0) + int(found.post_payment_credit_notes_amount or 0),
+        refunded=refunded,
+        disputed=dispute,
+        payment=_id(intent),
+        failure=failure,
+    )
+
+
+def _intent(invoice: Any) -> Any:
+    """The payment intent that paid it, else the one that is to."""
+    payments = getattr(invoice, "payments", None)
+    found = [
+        each
+        for each in (payments.data if payments is not None else ())
+        if each.payment.type == "payment_intent" and each.payment.payment_intent is not None
+    ]
+    best = next((each for each in found if each.status == "paid"), found[0] if found else None)
+    return best.payment.payment_intent if best is not None else None
+
+
+def _dispute(dispute: Any) -> str:
+    return str(dispute.status) if dispute.status in ("won", "lost") else "open"
+
+
+def _dict(metadata: Any) -> dict[str, str]:
+    if metadata is None:
+        return {}
+    return {str(name): str(value) for name, value in dict(metadata.to_dict()).items()}
+
+
+def _id(thing: Any) -> str:
+    return "" if thing is None else str(thing if isinstance(thing, str) else thing.id)
+
+
+def _at(stamp: Any) -> datetime:
+    return datetime.fromtimestamp(int(stamp), UTC)

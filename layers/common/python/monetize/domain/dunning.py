@@ -1,0 +1,309 @@
+"""What becomes of an invoice after it was sent: payment, retries, grace, suspension. Pure.
+
+Whoever learns something new reads the whole invoice at the provider and brings our record up to it. So it does not
+matter which event told, how often, or in what order: the last reading wins, and it is always a later one.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from monetize.domain import states
+from monetize.domain.invoices import Bill, Invoice
+from monetize.domain.publishers import Publisher
+from monetize.domain.subscriptions import MOST_HISTORY, Step, Subscriber, Subscription, noted
+
+NOTICE: Final = timedelta(days=1)  # people are told this long before a step
+OBSERVED: Final = timedelta(hours=1)  # after an attempt of the provider's own
+
+# The bank will not say yes to this card, whenever it is asked (Stripe: Smart Retries, "non-retryable decline codes").
+HARD_DECLINES: Final = frozenset(
+    {
+        "authentication_required",
+        "highest_risk_level",
+        "incorrect_number",
+        "invalid_account",
+        "lost_card",
+        "pickup_card",
+        "revocation_of_all_authorizations",
+        "revocation_of_authorization",
+        "stolen_card",
+        "transaction_not_allowed",
+    }
+)
+ACTION: Final = "authentication_required"
+NO_CARD: Final = "no_payment_method"
+OVERDUE: Final = "overdue"
+
+RETRY_NOTICE: Final = "retry_notice"
+SUSPENSION_NOTICE: Final = "suspension_notice"
+SUSPEND: Final = "suspend"
+PAST_DUE_DATE: Final = "past_due_date"
+
+_MOVES: Final = {"paid": "pay", "void": "void", "uncollectible": "write_off"}
+_ENDS: Final = frozenset({"paid", "void", "uncollectible"})
+_OWED: Final = frozenset({"payment_failed", "uncollectible"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """One invoice of ours as the provider holds it at one instant, with what its payments became. Minor units."""
+
+    id: str
+    status: str  # draft, open, paid, void, uncollectible
+    currency: str
+    customer: str
+    subtotal: int
+    total: int
+    tax: int
+    amount_paid: int
+    amount_remaining: int
+    number: str
+    attempts: int  # ours, the provider's own and the customer's
+    created: datetime
+    bill: str = ""  # what its metadata names
+    invoice: str = ""
+    paid_at: datetime | None = None
+    due_at: datetime | None = None  # only where the customer pays by itself
+    provider_retry_at: datetime | None = None
+    out_of_band: bool = False
+    credited: int = 0
+    refunded: int = 0
+    disputed: str = ""  # open, won, lost
+    payment: str = ""
+    failure: str = ""
+
+    @property
+    def ours(self) -> bool:
+        """Whether its metadata names a bill and an invoice of ours."""
+        return bool(self.bill and self.invoice)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundCustomer:
+    """A customer as the provider holds it, with the card that is charged; `deleted`: somebody deleted it there."""
+
+    id: str
+    deleted: bool = False
+    ours: bool = False
+    publisher: str = ""
+    subscriber: str = ""
+    payment_method: str | None = None
+    brand: str = ""
+    last4: str = ""
+    expires: str = ""  # yyyy-mm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """When an unpaid invoice is charged again, in days after it first failed, and how long access stays open."""
+
+    retry_days: tuple[int, ...]
+    grace_days: int
+
+
+def terms_of(publisher: Publisher, subscriber: Subscriber | None, plan_grace_days: int | None) -> Terms:
+    """Grace by subscriber, else by plan, else by publisher (whose setting has a default)."""
+    chosen = [subscriber.payment_grace_days if subscriber is not None else None, plan_grace_days]
+    grace = next((days for days in chosen if days is not None), publisher.settings.payment_grace_days)
+    return Terms(retry_days=tuple(sorted(publisher.settings.retry_days)), grace_days=grace)
+
+
+def brought_up(invoice: Invoice, found: Collected, terms: Terms, at: datetime) -> Invoice:
+    """Our record as the provider's reading makes it. IllegalMove for a step back, which no event can mean."""
+    after = replace(
+        invoice,
+        total=found.total,
+        tax=found.tax,
+        amount_paid=found.amount_paid,
+        amount_remaining=found.amount_remaining,
+        number=found.number or invoice.number,
+        attempts=max(invoice.attempts, found.attempts),
+        credited=found.credited,
+        refunded=found.refunded,
+        disputed=found.disputed,
+        payment=found.payment or invoice.payment,
+        out_of_band=found.out_of_band,
+    )
+    after = _told(invoice, after, at)
+    if found.status in _ENDS:
+        return _ended(invoice, after, found, at)
+    if found.status == "draft" or invoice.status in _ENDS:
+        states.INVOICE.move(invoice.status, "reopen")  # an illegal move, by its name
+    if found.due_at is not None:
+        return _awaited(after, found.due_at, terms, at)
+    if found.attempts > invoice.attempts:
+        after = failed(after, found.failure, terms, at)
+    if found.provider_retry_at is not None and after.next_attempt_at is not None:
+        # Somebody switched the provider's own retries on: they are observed, ours come after them.
+        after = replace(after, next_attempt_at=max(after.next_attempt_at, found.provider_retry_at + OBSERVED))
+    return after
+
+
+def failed(invoice: Invoice, failure: str, terms: Terms, at: datetime) -> Invoice:
+    """One more failed attempt: when is the next, and what happens until then."""
+    since = invoice.failed_at or at
+    final = failure in HARD_DECLINES
+    after = replace(
+        invoice,
+        status=states.INVOICE.move(invoice.status, "fail"),
+        failure=failure,
+        failed_at=since,
+        final=final,
+        action_required=failure == ACTION,
+        next_attempt_at=None if final else next_attempt(since, terms, at),
+        pending=invoice.pending if invoice.failed_at is not None else _grace(since, terms, at),
+    )
+    after = step(after, at, "action_required" if after.action_required else "payment_failed", failure)
+    return _with_retry_notice(after, at)
+
+
+def next_attempt(since: datetime, terms: Terms, at: datetime) -> datetime | None:
+    """The first of the schedule's days after `since` that is still to come; None after the last."""
+    return next((day for days in terms.retry_days if (day := since + timedelta(days=days)) > at), None)
+
+
+def retried_now(invoice: Invoice, at: datetime, why: str) -> Invoice:
+    """The same, to be charged again at once: another card, or somebody asks. Legal while it is owed and not final."""
+    states.INVOICE.move(invoice.status, "pay")
+    after = replace(invoice, final=False, action_required=False, next_attempt_at=at)
+    return step(after, at, "retry", why)
+
+
+def due_steps(invoice: Invoice, at: datetime) -> tuple[tuple[Step, ...], Invoice]:
+    """The steps that have come due, and the invoice with them in its history instead."""
+    due = tuple(each for each in invoice.pending if each.at <= at)
+    after = replace(invoice, pending=invoice.pending[len(due) :])
+    for each in due:
+        after = step(after, at, each.what, each.detail)
+    return due, after
+
+
+def step(invoice: Invoice, at: datetime, what: str, detail: str = "") -> Invoice:
+    """The same with one more line of history."""
+    steps = (*invoice.history, Step(at=at, what=what, detail=detail))
+    return replace(invoice, history=steps[-MOST_HISTORY:])
+
+
+def _told(before: Invoice, after: Invoice, at: datetime) -> Invoice:
+    """What moved beside the status, in its history: each is an event to whoever listens."""
+    if after.credited != before.credited:
+        after = step(after, at, "credited", str(after.credited - before.credited))
+    if after.refunded != before.refunded:
+        name = "refunded" if after.refunded > before.refunded else "refund_failed"
+        after = step(after, at, name, str(after.refunded - before.refunded))
+    if after.disputed != before.disputed:
+        after = step(after, at, f"dispute_{after.disputed}" if after.disputed else "dispute_withdrawn")
+    return after
+
+
+def _ended(before: Invoice, after: Invoice, found: Collected, at: datetime) -> Invoice:
+    if before.status == found.status:
+        return after
+    after = replace(
+        after,
+        status=states.INVOICE.move(before.status, _MOVES[found.status]),
+        next_attempt_at=None,
+        pending=() if found.status != "uncollectible" else tuple(s for s in after.pending if s.what != RETRY_NOTICE),
+        action_required=False,
+        failure="" if found.status == "paid" else after.failure,
+        failed_at=after.failed_at if found.status == "uncollectible" else None,
+        paid_at=(found.paid_at or at) if found.status == "paid" else None,
+    )
+    return step(after, at, "paid_out_of_band" if found.out_of_band and found.status == "paid" else found.status)
+
+
+def _awaited(invoice: Invoice, due_at: datetime, terms: Terms, at: datetime) -> Invoice:
+    """An invoice that the customer pays by itself: nothing is charged; after its date it is overdue."""
+    if due_at > at:
+        return replace(invoice, next_attempt_at=None, pending=(Step(at=due_at, what=PAST_DUE_DATE),))
+    if invoice.failed_at is not None:
+        return replace(invoice, next_attempt_at=None)
+    return replace(failed(invoice, OVERDUE, terms, at), next_attempt_at=None)
+
+
+def _grace(since: datetime, terms: Terms, at: datetime) -> tuple[Step, ...]:
+    end = since + timedelta(days=terms.grace_days)
+    return (Step(at=max(at, end - NOTICE), what=SUSPENSION_NOTICE), Step(at=end, what=SUSPEND))
+
+
+def _with_retry_notice(invoice: Invoice, at: datetime) -> Invoice:
+    steps = [each for each in invoice.pending if each.what != RETRY_NOTICE]
+    if invoice.next_attempt_at is not None and invoice.next_attempt_at - NOTICE > at:
+        steps.append(Step(at=invoice.next_attempt_at - NOTICE, what=RETRY_NOTICE))
+    return replace(invoice, pending=tuple(sorted(steps, key=lambda each: each.at)))
+
+
+def subscription_after(subscription: Subscription, invoice: Invoice, terms: Terms, at: datetime) -> Subscription:
+    """The subscription's payment state once this invoice stands as it does.
+
+    Past due with the first invoice that is owed; current again when none is left. What was written off is still owed.
+    """
+    owed = invoice.status in _OWED
+    unpaid = tuple(each for each in subscription.unpaid if each != invoice.id) + ((invoice.id,) if owed else ())
+    after = replace(subscription, unpaid=unpaid) if set(unpaid) != set(subscription.unpaid) else subscription
+    if unpaid and after.payment_state == "current":
+        since = invoice.failed_at or at
+        after = replace(
+            after,
+            payment_state=states.PAYMENT.move("current", "fail"),
+            past_due_since=since,
+            suspend_at=since + timedelta(days=terms.grace_days),
+        )
+        return noted(after, at, "past_due", invoice.id)
+    if not unpaid and after.payment_state != "current":
+        state = states.PAYMENT.move(after.payment_state, "settle")
+        after = replace(after, payment_state=state, past_due_since=None, suspend_at=None)
+        return noted(after, at, "payment_restored", invoice.id)
+    return after
+
+
+def suspended(subscription: Subscription, at: datetime) -> Subscription:
+    """The same without access, if it is past due and its grace is over."""
+    over = subscription.suspend_at is not None and subscription.suspend_at <= at
+    if subscription.payment_state != "past_due" or not over:
+        return subscription
+    state = states.PAYMENT.move(subscription.payment_state, "suspend")
+    return noted(replace(subscription, payment_state=state), at, "suspended", "unpaid")
+
+
+def bill_after(bill: Bill, invoice: Invoice, at: datetime) -> Bill:
+    """The bill once its invoice has come to an end; a worker that crashed before `sent` is overtaken."""
+    move = _MOVES.get(invoice.status)
+    if move is None:
+        return bill
+    if bill.status == "drafted":
+        bill = replace(bill, status=states.BILL.move("drafted", "send"), sent_at=at, next_at=None)
+    if not states.BILL.can(bill.status, move):
+        return bill
+    return replace(bill, status=states.BILL.move(bill.status, move))
+
+
+def by_hand(before: Invoice, after: Invoice) -> Iterator[tuple[str, dict[str, str]]]:
+    """What somebody did at the provider: the audit's action, and what it changed."""
+    if after.status != before.status and after.status in ("void", "uncollectible"):
+        yield f"invoice.{'void' if after.status == 'void' else 'write_off'}", {"status": after.status}
+    if after.out_of_band and not before.out_of_band:
+        yield "invoice.paid_out_of_band", {"amount": str(after.amount_paid)}
+    if after.credited != before.credited:
+        yield "invoice.credit_note", {"credited": str(after.credited)}
+    if after.refunded != before.refunded:
+        yield "invoice.refund", {"refunded": str(after.refunded)}
+    if after.disputed != before.disputed:
+        yield "invoice.dispute", {"disputed": after.disputed}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """What a person asked to be done to an invoice, under the natural key that forbids doing it twice, for ever."""
+
+    id: str  # hash of whose it is and the caller's key
+    invoice: str
+    what: str  # credit, refund, void, write_off, retry
+    fingerprint: str
+    amount: int = 0
+    made: str = ""  # the provider's id of what it made; empty while it is not known to be done
+    at: datetime
+    done_at: datetime | None = None
+    rev: int = 0

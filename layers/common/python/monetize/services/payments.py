@@ -1,0 +1,453 @@
+"""What becomes of an invoice: bring our record up to the provider's, try again on schedule, suspend, restore.
+
+Everything here reads our version first, then the provider's latest state, and writes on condition that ours is still
+that version. So any line may run twice, late, in another order or next to itself: it ends in the same state.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from monetize.domain import states
+from monetize.domain.audit import AuditEntry
+from monetize.domain.dunning import (
+    NO_CARD,
+    PAST_DUE_DATE,
+    SUSPEND,
+    Action,
+    Collected,
+    FoundCustomer,
+    Terms,
+    bill_after,
+    brought_up,
+    by_hand,
+    due_steps,
+    failed,
+    retried_now,
+    subscription_after,
+    suspended,
+    terms_of,
+)
+from monetize.domain.errors import AccountUnreachable, CardDeclined, NotFound, PreconditionFailed, ProviderRefused
+from monetize.domain.invoices import Bill, Invoice
+from monetize.domain.offers import time_of
+from monetize.domain.plans import PlanVersion
+from monetize.domain.publishers import Publisher
+from monetize.domain.subscriptions import Customer, Subscriber, Subscription, noted, scheduled
+from monetize.services.subscription_access import Person
+
+TRIES = 5  # of reading and writing again when somebody else wrote in between
+AGAIN_UNREACHABLE = timedelta(days=1)
+
+
+class Store(Protocol):
+    """What is stored. `save` raises PreconditionFailed when anything changed since it was read."""
+
+    def invoice(self, inv: str) -> Invoice | None: ...
+    def invoice_known_as(self, ids: Sequence[str]) -> Invoice | None: ...
+    def subscriber_known_as(self, ids: Sequence[str]) -> Subscriber | None: ...
+    def subscription(self, sub: str) -> Subscription | None: ...
+    def publisher(self, pub: str) -> Publisher | None: ...
+    def subscriber(self, pub: str, subr: str) -> Subscriber | None: ...
+    def plan_version(self, plan: str, number: int) -> PlanVersion | None: ...
+    def bill(self, sub: str, edge: datetime) -> Bill | None: ...
+    def owed_by(self, publisher: str, subscriber: str) -> Iterator[Invoice]: ...
+    def action(self, invoice: str, action: str) -> Action | None: ...
+    def listed(self, invoice: Invoice) -> None: ...
+    def done(self, event: str, outcome: str) -> Any: ...
+    def save(
+        self,
+        invoice: Invoice | None = None,
+        *,
+        subscription: Subscription | None = None,
+        bill: Bill | None = None,
+        subscriber: Subscriber | None = None,
+        invoices: Sequence[Invoice] = (),
+        action: Action | None = None,
+        entries: Sequence[AuditEntry] = (),
+        event: tuple[str, str] | None = None,
+    ) -> None: ...
+
+
+class Provider(Protocol):
+    """The payment provider, after the invoice."""
+
+    def collected(self, account: str, invoice: str, *, disputed: bool = False) -> Collected: ...
+    def customer(self, account: str, customer: str) -> FoundCustomer: ...
+    def hosted_page(self, account: str, invoice: str) -> str: ...
+    def pay(self, account: str, invoice: str, bill: str, attempt: int) -> None: ...
+    def void(self, account: str, invoice: str, key: str) -> None: ...
+    def write_off(self, account: str, invoice: str, key: str) -> None: ...
+    def credit(self, account: str, invoice: str, amount: int, to: str, reason: str, memo: str, key: str) -> str: ...
+    def credited_under(self, account: str, invoice: str, key: str) -> str | None: ...
+    def refund(self, account: str, payment: str, amount: int, reason: str, key: str) -> str: ...
+    def refunded_under(self, account: str, payment: str, key: str) -> str | None: ...
+
+
+class Ids(Protocol):
+    """New names."""
+
+    def new(self, prefix: str, at: datetime) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What payments work with."""
+
+    store: Store
+    provider: Provider
+    ids: Ids
+
+
+@dataclass(frozen=True, slots=True)
+class Worked:
+    """What a message led to: `outcome` is a word for metrics."""
+
+    outcome: str
+    bill: str = ""
+    again_in: float = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """An invoice with what it acts on, as read."""
+
+    invoice: Invoice
+    subscription: Subscription | None
+    bill: Bill | None
+    publisher: Publisher
+    terms: Terms
+    at: datetime  # the publisher's own time
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What one transaction says beside the invoice itself."""
+
+    event: tuple[str, str] | None = None
+    action: Action | None = None
+    entry: AuditEntry | None = None
+    hand: bool = True  # a change nobody here asked for is somebody's at the provider, and audited as theirs
+
+
+SILENT = Written(hand=False)
+
+
+def attempt(invoice_id: str, now: datetime, ports: Ports) -> Worked:
+    """Do what is due about one invoice: its steps, and a charge under a key that only this attempt has.
+
+    An invoice whose first result was never heard of is charged under that attempt's key again: Stripe answers what it
+    answered then. The caller is the worker of the to-do list; a decline is an answer.
+    """
+    around = _around(invoice_id, now, ports)
+    if around is None:
+        return Worked("unknown")
+    if around.invoice.due_at is None or around.invoice.due_at > around.at:
+        return Worked("not_due", invoice_id)
+    try:
+        around = bring_up(around, now, ports)
+        return _advance(around, now, ports)
+    except AccountUnreachable:
+        return _put_off(_need(invoice_id, now, ports), ports)
+    except PreconditionFailed:
+        return Worked("elsewhere", invoice_id)  # it is still in the to-do list, if anything is left to do
+
+
+def _advance(around: Around, now: datetime, ports: Ports) -> Worked:
+    """Steps that came due first, so that a suspension is not held up by a bank."""
+    due, invoice = due_steps(around.invoice, around.at)
+    if any(each.what == PAST_DUE_DATE for each in due):
+        invoice = failed(invoice, "overdue", around.terms, around.at)
+    pays = invoice.next_attempt_at is not None and invoice.next_attempt_at <= around.at
+    if due:
+        subscription = (
+            subscription_after(around.subscription, invoice, around.terms, around.at) if around.subscription else None
+        )
+        if subscription is not None and any(each.what == SUSPEND for each in due):
+            subscription = suspended(subscription, around.at)
+        ports.store.save(invoice, subscription=_if_changed(around.subscription, subscription), entries=())
+        if not pays:
+            return Worked(due[-1].what, invoice.id)
+        around = _need(invoice.id, now, ports)
+        invoice = around.invoice
+    if not pays:
+        return Worked("settled" if invoice.due_at is None else "waits", invoice.id)
+    return charge(around, now, ports)
+
+
+def charge(around: Around, now: datetime, ports: Ports) -> Worked:
+    """Charge what is left of an open invoice, once for its count of attempts."""
+    invoice = around.invoice
+    try:
+        ports.provider.pay(invoice.account, invoice.stripe_id, _bill_id(invoice), invoice.attempts)
+    except CardDeclined:
+        outcome = "declined"
+    except AccountUnreachable:
+        raise
+    except ProviderRefused as refused:
+        # Nothing was attempted: no card on file, or the account may not charge now. The schedule goes on.
+        return _refused(around, str(refused.members.get("provider_code") or NO_CARD), now, ports)
+    else:
+        outcome = "paid"
+    bring_up(_need(invoice.id, now, ports), now, ports)
+    return Worked(outcome, invoice.id)
+
+
+def _refused(around: Around, code: str, now: datetime, ports: Ports) -> Worked:
+    latest = bring_up(around, now, ports)
+    if latest.invoice.status not in ("open", "payment_failed"):
+        return Worked("settled", latest.invoice.id)
+    invoice = failed(latest.invoice, code, latest.terms, latest.at)
+    _store(latest, invoice, SILENT, ports)
+    return Worked("refused", invoice.id)
+
+
+def _put_off(around: Around, ports: Ports) -> Worked:
+    """The account does not let us in: looked at again tomorrow, and what access depends on goes on."""
+    due, invoice = due_steps(around.invoice, around.at)
+    if invoice.next_attempt_at is not None:
+        invoice = replace(invoice, next_attempt_at=around.at + AGAIN_UNREACHABLE)
+    subscription = around.subscription
+    if subscription is not None and any(each.what == SUSPEND for each in due):
+        subscription = suspended(subscription, around.at)
+    ports.store.save(invoice, subscription=_if_changed(around.subscription, subscription))
+    return Worked("unreachable", invoice.id)
+
+
+def heard(invoice_id: str, event: str, now: datetime, ports: Ports) -> str:
+    """Something happened to an invoice of ours: bring our record up to what it is now. Answers what became of it."""
+    for last in (*[False] * (TRIES - 1), True):
+        around = _around(invoice_id, now, ports)
+        if around is None:
+            return "unknown"
+        try:
+            found = ports.provider.collected(
+                around.invoice.account, around.invoice.stripe_id, disputed=bool(around.invoice.disputed)
+            )
+        except NotFound:
+            ports.store.save(event=(event, "gone"))
+            return "gone"
+        after = brought_up(around.invoice, found, around.terms, around.at)
+        outcome = after.status if after != around.invoice else "unchanged"
+        try:
+            _store(around, after, Written(event=(event, outcome)), ports)
+        except PreconditionFailed:
+            if last:
+                raise
+            continue
+        return outcome
+    raise AssertionError  # the loop returns or raises
+
+
+def bring_up(around: Around, now: datetime, ports: Ports, written: Written = Written()) -> Around:  # frozen
+    """Read the invoice at the provider and store what it became. Answers it as stored."""
+    found = ports.provider.collected(
+        around.invoice.account, around.invoice.stripe_id, disputed=bool(around.invoice.disputed)
+    )
+    return bring_up_to(around, found, now, ports, written)
+
+
+def bring_up_to(around: Around, found: Collected, now: datetime, ports: Ports, written: Written) -> Around:
+    """Store what a reading says, if it says anything new."""
+    after = brought_up(around.invoice, found, around.terms, around.at)
+    changed = _store(around, after, written, ports)
+    return _need(after.id, now, ports) if changed else around
+
+
+def _store(around: Around, after: Invoice, written: Written, ports: Ports) -> bool:
+    """One transaction: the invoice, its subscription, its bill, the audit, the event. False: nothing to write."""
+    before = around.invoice
+    subscription = around.subscription
+    if subscription is not None and after != before:
+        subscription = subscription_after(subscription, after, around.terms, around.at)
+        if after.status == "paid" and subscription.status == "pending_invoice":
+            subscription = _begun(subscription, around.publisher, around.at)
+    bill = bill_after(around.bill, after, around.at) if around.bill is not None else None
+    entries = [] if written.entry is None else [written.entry]
+    if written.hand:
+        entries += [audit("stripe", before, action, what, around.at, ports) for action, what in by_hand(before, after)]
+    invoice = after if after != before else None
+    bill = bill if bill != around.bill else None
+    subscription = _if_changed(around.subscription, subscription)
+    changed = bool(entries) or any(each is not None for each in (invoice, bill, subscription))
+    if not changed and written.event is None and written.action is None:
+        return False
+    ports.store.save(
+        invoice,
+        subscription=subscription,
+        bill=bill,
+        action=written.action,
+        entries=entries,
+        event=written.event,
+    )
+    return changed
+
+
+def _begun(subscription: Subscription, publisher: Publisher, at: datetime) -> Subscription:
+    """What waited for its opening bill is active."""
+    status = states.SUBSCRIPTION.move(subscription.status, "activate")
+    after = replace(subscription, status=status, activated_at=at, pending_until=None)
+    return noted(scheduled(after, publisher.settings.grace_hours), at, "active", "opening bill paid")
+
+
+def adopt(found: Collected, bill: Bill, now: datetime, ports: Ports, event: tuple[str, str] | None = None) -> Invoice:
+    """Record an invoice of ours that is at the provider and not here: the worker crashed, or a table was restored."""
+    publisher = ports.store.publisher(bill.publisher)
+    at = time_of(publisher, now) if publisher is not None else now
+    recorded = Invoice(
+        id=found.invoice,
+        stripe_id=found.id,
+        account=bill.account,
+        publisher=bill.publisher,
+        subscriber=bill.subscriber,
+        subscription=bill.subscription,
+        edge=bill.edge,
+        currency=found.currency,
+        amount=bill.subtotal,
+        application_fee=bill.application_fee,
+        due_scope=publisher.id if publisher is not None and publisher.sandbox else "",
+        next_attempt_at=at,
+        issued_at=found.created,
+    )
+    ports.store.save(recorded)
+    around = _need(recorded.id, now, ports)
+    after = bring_up_to(around, found, now, ports, Written(event=event, hand=False)).invoice
+    ports.store.listed(after)
+    return after
+
+
+def customer_changed(subscriber: Subscriber, customer_id: str, event: str | None, now: datetime, ports: Ports) -> str:
+    """The card that is charged is another, has other dates, or is gone; or the customer is. Answers which."""
+    for last in (*[False] * (TRIES - 1), True):
+        latest = ports.store.subscriber(subscriber.publisher, subscriber.id)
+        known = next((each for each in latest.customers if each.id == customer_id), None) if latest else None
+        if latest is None or known is None:
+            return "unknown"
+        try:
+            found = ports.provider.customer(known.account, customer_id)
+        except NotFound:
+            found = FoundCustomer(id=customer_id, deleted=True)
+        outcome, after, owed = _customer_after(latest, known, found, now, ports)
+        if outcome == "unchanged" and event is None:
+            return outcome
+        entries = [] if outcome == "unchanged" else [_of_customer(latest, outcome, known, found, now, ports)]
+        try:
+            ports.store.save(
+                subscriber=after if after != latest else None,
+                invoices=owed,
+                entries=entries,
+                event=(event, outcome) if event is not None else None,
+            )
+        except PreconditionFailed:
+            if last:
+                raise
+            continue
+        return outcome
+    raise AssertionError  # the loop returns or raises
+
+
+def _customer_after(
+    subscriber: Subscriber, known: Customer, found: FoundCustomer, now: datetime, ports: Ports
+) -> tuple[str, Subscriber, list[Invoice]]:
+    others = tuple(each for each in subscriber.customers if each.id != known.id)
+    if found.deleted:
+        # The next order makes a new customer under another derived key.
+        gone = replace(subscriber, customers=others, generation=subscriber.generation + 1)
+        return "customer_deleted", gone, []
+    card = replace(
+        known, payment_method=found.payment_method, brand=found.brand, last4=found.last4, expires=found.expires
+    )
+    if card == known:
+        return "unchanged", subscriber, []
+    after = replace(subscriber, customers=tuple(card if each.id == known.id else each for each in subscriber.customers))
+    if card.payment_method is None:
+        return "card_removed", after, []
+    return "card_replaced", after, list(_charged_again(subscriber, known.account, now, ports))
+
+
+def _charged_again(subscriber: Subscriber, account: str, now: datetime, ports: Ports) -> Iterator[Invoice]:
+    """What failed on the former card is tried on the new one at once."""
+    publisher = ports.store.publisher(subscriber.publisher)
+    at = time_of(publisher, now) if publisher is not None else now
+    for invoice in ports.store.owed_by(subscriber.publisher, subscriber.id):
+        if invoice.account == account and invoice.status == "payment_failed":
+            yield retried_now(invoice, at, "card_replaced")
+
+
+def _of_customer(
+    subscriber: Subscriber, outcome: str, before: Customer, after: FoundCustomer, now: datetime, ports: Ports
+) -> AuditEntry:
+    return AuditEntry(
+        id=ports.ids.new("aud", now),
+        publisher=subscriber.publisher,
+        at=now,
+        actor="stripe",
+        organization=subscriber.id,
+        action=f"subscriber.{outcome}",
+        target=subscriber.id,
+        before={"payment_method": before.payment_method or "", "expires": before.expires},
+        after={"payment_method": after.payment_method or "", "expires": after.expires},
+    )
+
+
+# --- reading ---
+
+
+def _around(invoice_id: str, now: datetime, ports: Ports) -> Around | None:
+    invoice = ports.store.invoice(invoice_id)
+    if invoice is None:
+        return None
+    publisher = ports.store.publisher(invoice.publisher)
+    if publisher is None:
+        return None
+    subscription = ports.store.subscription(invoice.subscription)
+    subscriber = ports.store.subscriber(invoice.publisher, invoice.subscriber)
+    version = None
+    if subscription is not None and subscription.plan is not None and subscription.version is not None:
+        version = ports.store.plan_version(subscription.plan, subscription.version)
+    grace = version.terms.grace_days if version is not None else None
+    return Around(
+        invoice,
+        subscription,
+        ports.store.bill(invoice.subscription, invoice.edge),
+        publisher,
+        terms_of(publisher, subscriber, grace),
+        time_of(publisher, now),
+    )
+
+
+def around_of(invoice_id: str, now: datetime, ports: Ports) -> Around:
+    """An invoice with what it acts on. NotFound when there is none."""
+    found = _around(invoice_id, now, ports)
+    if found is None:
+        raise NotFound("unknown_invoice", "There is no such invoice.")
+    return found
+
+
+_need: Callable[[str, datetime, Ports], Around] = around_of
+
+
+def _if_changed[T](before: T | None, after: T | None) -> T | None:
+    return None if after == before else after
+
+
+def _bill_id(invoice: Invoice) -> str:
+    return f"{invoice.subscription}.{invoice.edge:%Y%m%dT%H%M%SZ}"
+
+
+def audit(
+    person: Person | str, invoice: Invoice, action: str, after: dict[str, str], at: datetime, ports: Ports
+) -> AuditEntry:
+    """Who did what to an invoice; `stripe` for what was done by hand over there."""
+    return AuditEntry(
+        id=ports.ids.new("aud", at),
+        publisher=invoice.publisher,
+        at=at,
+        actor=person.user if isinstance(person, Person) else person,
+        organization=person.organization if isinstance(person, Person) else invoice.publisher,
+        action=action,
+        target=invoice.id,
+        before={"status": invoice.status},
+        after=after,
+    )

@@ -1,0 +1,72 @@
+"""What Stripe tells of our invoices reaches invoice, bill and subscription, whatever the order and however often."""
+
+from datetime import timedelta
+
+from monetize import wiring
+from monetize.adapters.dynamo import keys
+from monetize.domain.subscriptions import Subscription
+from tests.integration.payment_fixtures import Shop, shop
+
+__all__ = ["shop"]
+
+
+def test_a_paid_invoice_settles_its_bill(shop: Shop) -> None:
+    made = shop.sent(charge=True)
+    shop.settle()
+    invoice = shop.invoice(made)
+    assert (invoice.status, invoice.amount_paid, invoice.amount_remaining) == ("paid", 4900, 0)
+    assert invoice.paid_at == shop.now
+    assert invoice.due_at is None
+    assert shop.bill(made).status == "paid"
+    assert shop.subscription().payment_state == "current"
+
+
+def test_a_declined_invoice_makes_the_subscription_past_due_and_is_tried_again_on_schedule(shop: Shop) -> None:
+    shop.decline()
+    made = shop.sent(charge=True)
+    shop.settle()
+    invoice, subscription = shop.invoice(made), shop.subscription()
+    assert (invoice.status, invoice.attempts, invoice.failure) == ("payment_failed", 1, "insufficient_funds")
+    assert (subscription.payment_state, subscription.unpaid) == ("past_due", (made.id,))
+    assert shop.bill(made).status == "sent"
+
+
+def test_a_completed_checkout_activates_what_waited_for_a_card(shop: Shop) -> None:
+    shop.subscribe("sub_new", pending_until=shop.now + timedelta(hours=72))
+    shop.change(Subscription, keys.subscription("sub_new"), status="pending_payment", activated_at=None)
+    setup = wiring.customers().begin_setup(shop.account, shop.customer, "usd", "sub_new", "acme", "key")
+    shop.stripe.complete_checkout(shop.account, setup.id, "5555555555554444")
+    shop.settle()
+    assert shop.subscription("sub_new").status == "active"
+    card = shop.subscriber().customers[0]
+    assert (card.brand, card.last4) == ("mastercard", "4444")
+    assert card.payment_method != shop.card
+
+
+def test_a_checkout_that_ran_out_leaves_the_order_to_be_resumed(shop: Shop) -> None:
+    setup = wiring.customers().begin_setup(shop.account, shop.customer, "usd", "sub_new", "acme", "key")
+    shop.subscribe("sub_new", checkout=setup.id)
+    shop.change(Subscription, keys.subscription("sub_new"), status="pending_payment", activated_at=None)
+    shop.client.v1.checkout.sessions.expire(setup.id, None, shop.options)
+    shop.settle()
+    found = shop.subscription("sub_new")
+    assert (found.status, found.checkout) == ("pending_payment", None)
+
+
+def test_an_account_that_let_us_go_stops_billing_and_one_that_is_restricted_is_marked(shop: Shop) -> None:
+    shop.stripe.restrict(shop.account, currently_due=["external_account"])
+    shop.settle()
+    link = shop.publisher().stripe
+    assert link is not None
+    assert (link.charges_enabled, link.requirements) == (False, ("external_account",))
+    shop.stripe.deauthorize(shop.account)
+    shop.settle()
+    assert shop.publisher().status == "disconnected"
+
+
+def test_an_opening_bill_that_is_paid_begins_the_subscription(shop: Shop) -> None:
+    shop.change(Subscription, keys.subscription("sub_one"), status="pending_invoice", activated_at=None)
+    shop.sent(charge=True)
+    shop.settle()
+    assert shop.subscription().status == "active"
+    assert shop.subscription().activated_at == shop.now
