@@ -2,13 +2,20 @@
 
 import json
 import re
-from typing import Any
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import stripe
 
 from functions.plans.app import app
+from local.stripe_emulator.faults import Fault
 from monetize import wiring
 from monetize.adapters.dynamo import keys
+from monetize.adapters.stripe.products import StripeProducts
+from monetize.domain.errors import Invalid
+from monetize.domain.plans import Plan
 from monetize.domain.publishers import BillingSettings, Publisher
 from monetize.services.plans import products_on
 from tests.integration.catalog_fixtures import EVENTS, NOW, Desk, desk
@@ -461,6 +468,65 @@ def test_a_publish_that_crashed_after_stripe_finds_its_product_again(desk: Desk)
     published = desk.ask("post_publish", plan)
     assert published.status == 201
     assert [held[product]["name"] for product in held] == ["Golden"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("error_500", path="/v1/products", stored=True),
+        Fault("time_out", path="/v1/products", after=True),
+        Fault("rate_limited", path="/v1/products"),
+        Fault("refused", "GET", "/v1/products/.*"),
+    ],
+    ids=lambda fault: fault.kind,
+)
+def test_a_publish_that_stripe_did_not_answer_is_simply_asked_again(desk: Desk, fault: Fault) -> None:
+    plan = a_plan(desk)
+    desk.stripe.faults.append(replace(fault))
+    failed = desk.ask("post_publish", plan)
+    assert (failed.status, failed.code) == (503, "stripe_unavailable")
+    assert desk.ask("get_plan", plan).body["latest_version"] == 0
+    assert desk.ask("post_publish", plan).status == 201
+    assert len(desk.stripe.account(desk.accounts["acme"]).products) == 1
+
+
+def test_a_product_made_between_the_look_and_the_making_is_the_one(desk: Desk) -> None:
+    products, account = wiring.stripe_products(), desk.accounts["acme"]
+    made = [products._create(account, "acme", "plan_1", "P", None) for _ in range(2)]
+    assert made[0] == made[1]
+
+
+def test_a_tax_code_stripe_does_not_know_is_told_so(desk: Desk) -> None:
+    def refusal(param: str, status: int) -> Exception:
+        made: Any = stripe.InvalidRequestError
+        return cast("Exception", made("No such thing", param, code="resource_missing", http_status=status))
+
+    class Refusing:
+        def create(self, *_: Any) -> None:
+            raise refusal("tax_code", 400)
+
+        def retrieve(self, *_: Any) -> None:
+            raise refusal("id", 404)
+
+    client: Any = SimpleNamespace(v1=SimpleNamespace(products=Refusing()))
+    with pytest.raises(Invalid, match="unknown_tax_code"):
+        StripeProducts(client).ensure("acct_1", "acme", "plan_1", "P", "txcd_1")
+
+
+def test_an_archived_product_is_made_usable_again(desk: Desk) -> None:
+    plan = a_published_plan(desk)
+    product = desk.ask("get_version", plan, "1").body["stripe_product"]
+    held = desk.stripe.account(desk.accounts["acme"]).products
+    held[product]["active"] = False
+    desk.ask("post_version", plan, body={})
+    desk.ask("post_publish", plan)
+    assert held[product]["active"] is True
+
+
+def test_a_plan_has_an_end_of_versions(desk: Desk) -> None:
+    plan = a_published_plan(desk)
+    desk.change(desk.table.get(Plan, keys.plan("acme", plan)), latest=9999)
+    assert desk.ask("post_version", plan, body={}).code == "too_many_versions"
 
 
 def test_another_tax_code_is_another_product(desk: Desk) -> None:

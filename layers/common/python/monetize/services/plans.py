@@ -18,6 +18,7 @@ from monetize.domain.publishers import Publisher
 from monetize.services.catalog import Act, Ids, missing, same_revision
 
 PAGE = 100
+MOST_VERSIONS = 9999  # their numbers sort as text of four digits
 STEP = 25  # subscriptions moved by one message
 MOST_FAILURES_SHOWN = 100
 
@@ -112,11 +113,15 @@ def edit_plan(act: Act, plan_id: str, expected: int, draft: PlanDraft, ports: Po
 
 
 def begin_version(act: Act, plan_id: str, terms: PlanTerms | None, ports: Ports) -> Plan:
-    """A draft of the next version, from `terms` or the latest version's. Conflict `draft_exists`, `plan_archived`."""
+    """A draft of the next version, from `terms` or the latest version's. Conflict `draft_exists`, `too_many_versions`,
+    `plan_archived`, `currency_fixed`.
+    """
     was = read_plan(act.publisher, plan_id, ports)
     _not_archived(was)
     if was.draft is not None:
         raise Conflict("draft_exists", "There is a draft already: edit or publish it.")
+    if was.latest >= MOST_VERSIONS:
+        raise Conflict("too_many_versions", f"A plan has at most {MOST_VERSIONS} versions: make another plan.")
     if terms is None:
         terms = read_version(act.publisher, plan_id, was.latest, ports).terms
     _same_currency(was, terms, ports)
@@ -346,10 +351,8 @@ def list_moves(publisher: str, plan_id: str, after: str | None, limit: int, port
     return ports.store.moves(plan_id, after, limit)
 
 
-class ChangeVersion(Protocol):
-    """Moves one subscription; doing it twice is doing it once. Refusal when it cannot be moved."""
-
-    def __call__(self, subscription: str, plan: str, version: int, when: str, now: datetime) -> None: ...
+# Moves one subscription: (subscription, plan, version, when, now). Twice is once; Refusal when it cannot be moved.
+type ChangeVersion = Callable[[str, str, int, str, datetime], None]
 
 
 def run_move_step(plan_id: str, move_id: str, now: datetime, change_version: ChangeVersion, ports: Ports) -> bool:

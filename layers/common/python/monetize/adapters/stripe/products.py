@@ -1,6 +1,5 @@
 """A plan as a product on the publisher's Stripe account: one per plan and tax code, under an id of ours."""
 
-from hashlib import sha256
 from typing import Any
 
 import stripe
@@ -10,7 +9,10 @@ from monetize.domain.errors import Invalid, NotFound, ProviderRefused
 
 
 class StripeProducts:
-    """Makes a product once, whatever crashes or repeats: its id follows from the plan and the tax code."""
+    """Makes a product once, whatever crashes or repeats: its id follows from the plan and the tax code.
+
+    The id is the idempotency key, for ever. Stripe's own keys are pruned after a day, and would replay a stored 500.
+    """
 
     def __init__(self, client: stripe.StripeClient) -> None:
         self._client = client
@@ -27,9 +29,8 @@ class StripeProducts:
         except NotFound:
             return self._create(account, publisher, plan, name, tax_code)
         if found.name != name or not found.active:
-            key = f"product-name:{product}:{sha256(name.encode()).hexdigest()[:16]}"
             with told_as_ours():
-                self._client.v1.products.update(product, {"name": name, "active": True}, options(account, key))
+                self._client.v1.products.update(product, {"name": name, "active": True}, options(account))
         return product
 
     def _create(self, account: str, publisher: str, plan: str, name: str, tax_code: str | None) -> str:
@@ -37,10 +38,9 @@ class StripeProducts:
         request: Any = {"id": product, "name": name, "metadata": {"publisher": publisher, "plan": plan}}
         if tax_code is not None:
             request["tax_code"] = tax_code
-        key = f"product:{product}:{sha256(name.encode()).hexdigest()[:16]}"
         try:
             with told_as_ours():
-                self._client.v1.products.create(request, options(account, key))
+                self._client.v1.products.create(request, options(account))
         except ProviderRefused as refused:
             if refused.members.get("provider_code") == "resource_already_exists":
                 return product  # somebody next to us made it between the look and the making
