@@ -338,3 +338,60 @@ def applying() -> Any:
     return Ports(
         inbox=inbox(), payments=payments(), subscribing=subscribing(), onboarding=onboarding(), sessions=customers()
     )
+
+
+@part
+def estimator() -> Any:
+    """What rates a bill that is still to come: it seals nothing."""
+    from monetize.services.rating_bills import BilledUsage, Rater
+
+    table = billing_table()
+    return Rater(table, BilledUsage(usage(), table.meters), seal=False)
+
+
+@part
+def report_table() -> Any:
+    """The Core table, as reports ask it."""
+    from monetize.adapters.dynamo.reports import ReportTable
+
+    return ReportTable(core())
+
+
+@part
+def stripe_invoices() -> Any:
+    """Invoices on publishers' accounts."""
+    from monetize.adapters.stripe.invoices import StripeInvoices
+
+    return StripeInvoices(stripe())
+
+
+@part
+def reporting() -> Any:
+    """What reports work with."""
+    from monetize.services.reporting import Ports
+
+    return Ports(store=report_table(), usage=usage(), invoices=stripe_invoices)
+
+
+@part
+def export_objects() -> Any:
+    """Where large exports are kept."""
+    from monetize.adapters.objects import ExportObjects
+
+    return ExportObjects(_client("s3"), load().exports_bucket)
+
+
+@part
+def exporting() -> Any:
+    """What exports work with."""
+    from monetize.services.exporting import Ports
+
+    return Ports(store=report_table(), objects=export_objects)
+
+
+@part
+def run_table() -> Any:
+    """The Core table, as runs ask it."""
+    from monetize.adapters.dynamo.reports import RunTable
+
+    return RunTable(core())

@@ -1,0 +1,284 @@
+"""Invoices and why they say what they say, reports, exports, and what people did."""
+
+from collections.abc import Sequence
+from datetime import date
+from typing import Annotated, Any, Literal
+
+from aws_lambda_powertools import Logger, Tracer
+from aws_lambda_powertools.event_handler import Response
+from aws_lambda_powertools.event_handler.openapi.params import Query
+from aws_lambda_powertools.logging.correlation_paths import API_GATEWAY_HTTP
+from aws_lambda_powertools.utilities.typing import LambdaContext
+from pydantic import BaseModel
+
+from monetize import wiring
+from monetize.domain.errors import Invalid, NotFound
+from monetize.http import resolver
+from monetize.http.caller import OPERATOR, PUBLISHER_ADMIN, PUBLISHER_VIEWER, SUBSCRIBER, Caller
+from monetize.http.reports_schemas import (
+    AgingResponse,
+    AgingRow,
+    AuditResponse,
+    AuditsResponse,
+    BatchResponse,
+    ChurnResponse,
+    ChurnRow,
+    EventAnswerResponse,
+    EventResponse,
+    ExplainedLineResponse,
+    ExplainResponse,
+    ExportResponse,
+    InvoiceResponse,
+    InvoicesResponse,
+    LineResponse,
+    MrrResponse,
+    MrrRow,
+    ReportResponse,
+    RevenueResponse,
+    RevenueRow,
+    UsageReportResponse,
+    UsageRow,
+    WholeInvoiceResponse,
+)
+from monetize.http.schemas import MAX_PAGE, from_cursor, to_cursor
+from monetize.services import explaining, exporting, reporting
+from monetize.services.reporting import Filter
+
+logger = Logger()
+tracer = Tracer()
+app = resolver.build()
+
+INVOICES = ["invoices"]
+REPORTS = ["reports"]
+SELLERS = (PUBLISHER_ADMIN, PUBLISHER_VIEWER, OPERATOR)
+ANYONE = (SUBSCRIBER, *SELLERS)
+
+type Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
+type Cursor = Annotated[str | None, Query(max_length=800)]
+type Name = Annotated[str | None, Query(min_length=1, max_length=128)]
+type Month = Annotated[str | None, Query(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$", description="yyyy-mm; by default this")]
+type Format = Annotated[Literal["json", "csv"] | None, Query(description="Or by Accept: text/csv")]
+
+
+def _seller(publisher: str | None) -> str:
+    """Whose reports: the caller's own; an operator names a publisher."""
+    caller = resolver.who(app, *SELLERS)
+    return _of_operator(caller, publisher) if _operates(caller) else caller.organization
+
+
+def _operates(caller: Caller) -> bool:
+    return OPERATOR in caller.roles
+
+
+def _of_operator(caller: Caller, publisher: str | None) -> str:
+    wanted = publisher or caller.organization
+    if wiring.reporting().store.publisher(wanted) is None:
+        raise NotFound("unknown_publisher", "There is no such publisher.")
+    return wanted
+
+
+def _wants_csv(chosen: str | None) -> bool:
+    return chosen == "csv" or (chosen is None and "text/csv" in (app.current_event.headers.get("accept") or ""))
+
+
+def _csv(text: str, name: str) -> Response[Any]:
+    headers: dict[str, str | list[str]] = {
+        "Cache-Control": "no-store",
+        "Content-Disposition": f'attachment; filename="{name}.csv"',
+    }
+    return Response(status_code=200, content_type="text/csv; charset=utf-8", body=text, headers=headers)
+
+
+def _table(rows: Sequence[BaseModel], model: type[BaseModel], name: str) -> Response[Any]:
+    """Rows as CSV: their plain members, in the order they are documented."""
+    columns = [each for each, field in model.model_fields.items() if field.annotation in (str, int, str | None)]
+    return _csv(exporting.table(columns, [[getattr(row, each) for each in columns] for row in rows]), name)
+
+
+def _report(
+    model: ReportResponse, rows: Sequence[BaseModel], row: type[BaseModel], chosen: str | None
+) -> Response[Any]:
+    if not model.complete:
+        answer = resolver.reply(model)
+        answer.headers["Retry-After"] = "1"
+        return answer
+    return _table(rows, row, model.report) if _wants_csv(chosen) else resolver.reply(model)
+
+
+# --- invoices ---
+
+
+@app.get("/invoices", summary="List invoices, of either side", tags=INVOICES)
+def get_invoices(
+    side: Literal["subscriber", "publisher"] = "subscriber",
+    publisher: Name = None,
+    subscriber: Name = None,
+    subscription: Name = None,
+    month: Month = None,
+    status: Annotated[str | None, Query(max_length=30)] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Response[InvoicesResponse]:
+    """A publisher's by month of issue; a subscriber's at one publisher; or those of one subscription."""
+    now = wiring.clock().now()
+    if side == "publisher":
+        seller = _seller(publisher)
+        named = subscription is not None or subscriber is not None
+        chosen = month if named else reporting.month_of(month, now)
+        wanted = Filter(publisher=seller, subscriber=subscriber, subscription=subscription, month=chosen, status=status)
+    else:
+        caller = resolver.who(app, SUBSCRIBER)
+        if publisher is None:
+            raise Invalid("publisher_required", "Name the publisher whose invoices you want.")
+        wanted = Filter(
+            publisher=publisher,
+            subscriber=caller.organization,
+            subscription=subscription,
+            month=month,
+            status=status,
+        )
+    found = reporting.invoices(wanted, from_cursor(cursor), limit, wiring.reporting().store)
+    items = [InvoiceResponse.of(each, publishers=side == "publisher") for each in found.items]
+    return resolver.reply(InvoicesResponse(items=items, next=to_cursor(found.after)))
+
+
+@app.get("/invoices/export", summary="Export a month's invoices or their lines as CSV", tags=INVOICES)
+def get_export(
+    month: Month = None, what: Literal["invoices", "lines"] = "invoices", publisher: Name = None
+) -> Response[ExportResponse]:
+    """A small month is the answer itself, as CSV. A large one is made in parts: ask again until it is complete."""
+    seller, now = _seller(publisher), wiring.clock().now()
+    chosen = reporting.month_of(month, now)
+    made = exporting.export(seller, chosen, what, now, wiring.exporting())
+    if made.text is not None:
+        return _csv(made.text, f"{what}-{chosen}")
+    answer = resolver.reply(
+        ExportResponse(what=what, month=chosen, complete=made.complete, invoices=made.rows, parts=list(made.parts))
+    )
+    if not made.complete:
+        answer.headers["Retry-After"] = "1"
+    return answer
+
+
+@app.get("/invoices/<invoice>", summary="One invoice with its lines and their arithmetic", tags=INVOICES)
+def get_invoice(invoice: str, links: bool = True) -> Response[WholeInvoiceResponse]:
+    """The links are Stripe's own, asked for this answer; `links=false` spares the call."""
+    caller, ports = resolver.who(app, *ANYONE), wiring.reporting()
+    found = reporting.visible(invoice, caller.organization, ports.store, everything=_operates(caller))
+    explained = explaining.explain(found, wiring.report_table())
+    known = reporting.links(found, ports) if links else reporting.Links(available=False)
+    publishers = _operates(caller) or caller.organization == found.publisher
+    return resolver.reply(WholeInvoiceResponse.whole(explained, known, publishers=publishers), rev=found.rev)
+
+
+@app.get("/invoices/<invoice>/explain", summary="From an invoice's line down to event ids", tags=INVOICES)
+def get_explain(
+    invoice: str,
+    line: Name = None,
+    day: date | None = None,
+    batch: Name = None,
+    event: Annotated[str | None, Query(max_length=2_000, description="source/id of one event")] = None,
+) -> Response[ExplainResponse]:
+    """Without a query: lines, steps and days. `line` and `day`: ledger entries. With `batch`: digests of event ids."""
+    caller, ports = resolver.who(app, *ANYONE), wiring.reporting()
+    store, usage = wiring.report_table(), wiring.usage()
+    found = reporting.visible(invoice, caller.organization, ports.store, everything=_operates(caller))
+    explained = explaining.explain(found, store)
+    if event is not None:
+        answered = EventAnswerResponse.of(explaining.find(explained, event, store, usage))
+        return resolver.reply(ExplainResponse(invoice=found.id, event=answered))
+    if line is None:
+        lines = [ExplainedLineResponse.explained(explained, each) for each in explained.content.lines]
+        credits_ = [LineResponse.of(each) for each in explained.content.credits]
+        return resolver.reply(ExplainResponse(invoice=found.id, lines=lines, credits=credits_))
+    if batch is not None:
+        if day is None:
+            raise Invalid("day_required", "Name the day of the ledger entry.")
+        held = explaining.events(explained, line, day, batch, store, usage)
+        events = [EventResponse.model_validate(each) for each in held]
+        return resolver.reply(ExplainResponse(invoice=found.id, events=events))
+    entries = explaining.batches(explained, line, day, store, usage)
+    batches = [BatchResponse.model_validate(each) for each in entries]
+    return resolver.reply(ExplainResponse(invoice=found.id, batches=batches))
+
+
+# --- reports ---
+
+
+@app.get("/reports/revenue", summary="Revenue of a month by day, plan or API", tags=REPORTS)
+def get_revenue(
+    month: Month = None,
+    by: Literal["total", "day", "plan", "api"] = "day",
+    publisher: Name = None,
+    format: Format = None,  # noqa: A002 # the name of the query parameter
+) -> Response[RevenueResponse]:
+    seller, ports, now = _seller(publisher), wiring.reporting(), wiring.clock().now()
+    chosen = reporting.month_of(month, now)
+    snapshot = reporting.revenue(seller, chosen, now, ports)
+    names = dict(ports.store.names(seller)) if by in ("plan", "api") else {}
+    model = RevenueResponse.of(snapshot, chosen, by, names)
+    return _report(model, model.rows, RevenueRow, format)
+
+
+@app.get("/reports/mrr", summary="Monthly recurring revenue by plan version", tags=REPORTS)
+def get_mrr(month: Month = None, publisher: Name = None, format: Format = None) -> Response[MrrResponse]:  # noqa: A002
+    seller, ports, now = _seller(publisher), wiring.reporting(), wiring.clock().now()
+    chosen = reporting.month_of(month, now)
+    model = MrrResponse.of(reporting.subscriptions(seller, chosen, now, ports), chosen, dict(ports.store.names(seller)))
+    return _report(model, model.rows, MrrRow, format)
+
+
+@app.get("/reports/churn", summary="Subscriptions and recurring revenue won and lost in a month", tags=REPORTS)
+def get_churn(
+    month: Month = None,
+    publisher: Name = None,
+    format: Format = None,  # noqa: A002
+) -> Response[ChurnResponse]:
+    seller, now = _seller(publisher), wiring.clock().now()
+    chosen = reporting.month_of(month, now)
+    model = ChurnResponse.of(reporting.subscriptions(seller, chosen, now, wiring.reporting()), chosen)
+    return _report(model, model.rows, ChurnRow, format)
+
+
+@app.get("/reports/usage", summary="Usage of a month by meter, and the top subscribers", tags=REPORTS)
+def get_usage(
+    month: Month = None,
+    top: Annotated[int, Query(ge=1, le=100)] = 10,
+    publisher: Name = None,
+    format: Format = None,  # noqa: A002
+) -> Response[UsageReportResponse]:
+    seller, ports, now = _seller(publisher), wiring.reporting(), wiring.clock().now()
+    chosen = reporting.month_of(month, now)
+    snapshot = reporting.usage(seller, chosen, now, ports)
+    meters = {each.id: (each.name, each.unit) for each in ports.store.meters(seller)}
+    tops = reporting.top_subscribers(snapshot, top)
+    model = UsageReportResponse.of(snapshot, chosen, tops, meters)
+    return _report(model, model.rows, UsageRow, format)
+
+
+@app.get("/reports/aging", summary="What is unpaid, by how long it has been due", tags=REPORTS)
+def get_aging(publisher: Name = None, format: Format = None) -> Response[AgingResponse]:  # noqa: A002
+    seller, now = _seller(publisher), wiring.clock().now()
+    model = AgingResponse.of(reporting.aging(seller, now, wiring.reporting()))
+    return _report(model, model.rows, AgingRow, format)
+
+
+# --- audit ---
+
+
+@app.get("/audit", summary="What people did in a month, newest first", tags=["audit"])
+def get_audit(
+    month: Month = None, publisher: Name = None, limit: Limit = 50, cursor: Cursor = None
+) -> Response[AuditsResponse]:
+    caller = resolver.who(app, PUBLISHER_ADMIN, OPERATOR)
+    whose = _of_operator(caller, publisher) if _operates(caller) else caller.organization
+    chosen = reporting.month_of(month, wiring.clock().now())
+    page = wiring.reporting().store.audit(whose, chosen, from_cursor(cursor), limit)
+    items = [AuditResponse.of(each) for each in page.items]
+    return resolver.reply(AuditsResponse(items=items, next=to_cursor(page.after)))
+
+
+@logger.inject_lambda_context(correlation_id_path=API_GATEWAY_HTTP)
+@tracer.capture_lambda_handler(capture_response=False)
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    return resolver.answer(app, event, context, dynamodb=wiring.dynamodb())

@@ -1,0 +1,523 @@
+"""Answers of invoices, reports, exports and the audit."""
+
+from datetime import date
+from typing import Annotated, Self
+
+from pydantic import Field
+
+from monetize.domain.audit import AuditEntry
+from monetize.domain.invoices import Invoice
+from monetize.domain.lines import Line
+from monetize.domain.reports import Snapshot
+from monetize.http.schemas import Instant, ResponseModel
+from monetize.services import explaining, reporting
+from monetize.services.explaining import EventAnswer, Explained
+from monetize.services.reporting import Links, Top
+
+Money = Annotated[int, Field(description="Minor units of the currency")]
+
+
+# --- invoices ---
+
+
+class InvoiceResponse(ResponseModel):
+    """An invoice. `amount` is ours, before tax; `total` is Stripe's, tax included."""
+
+    id: str
+    number: str
+    status: str
+    publisher: str
+    subscriber: str
+    subscription: str
+    bill: str
+    currency: str
+    amount: Money
+    tax: Money
+    total: Money
+    amount_paid: Money
+    amount_remaining: Money
+    credited: Money
+    refunded: Money
+    failure: str
+    disputed: str
+    action_required: bool
+    issued_at: Instant
+    paid_at: Instant | None
+    next_attempt_at: Instant | None
+    application_fee: Annotated[int | None, Field(description="The platform's share; told to the publisher alone")]
+
+    @classmethod
+    def fields(cls, invoice: Invoice, *, publishers: bool) -> dict[str, object]:
+        """What every answer about an invoice holds."""
+        bill = f"{invoice.subscription}.{invoice.edge:%Y%m%dT%H%M%SZ}"
+        own = {"bill": bill, "application_fee": invoice.application_fee if publishers else None}
+        same = InvoiceResponse.model_fields.keys() - own.keys()
+        return {name: getattr(invoice, name) for name in same} | own
+
+    @classmethod
+    def of(cls, invoice: Invoice, *, publishers: bool) -> Self:
+        """From the domain."""
+        return cls.model_validate(cls.fields(invoice, publishers=publishers))
+
+
+class InvoicesResponse(ResponseModel):
+    """Some invoices. A page may be short although more follow: go on until `next` is null."""
+
+    items: list[InvoiceResponse]
+    next: str | None
+
+
+class PeriodResponse(ResponseModel):
+    """Half-open."""
+
+    start: Instant
+    end: Instant
+
+
+class StepResponse(ResponseModel):
+    """`units` times `unit_price` plus `flat_amount` is `amount`, minor units, before rounding. `size`: units of a package."""
+
+    units: int
+    unit_price: str
+    size: int
+    flat_amount: Money
+    amount: str
+
+
+class NettedResponse(ResponseModel):
+    """Credit taken off this line: whose, and how much (zero or less)."""
+
+    line: str
+    kind: str
+    amount: Money
+
+
+class LineResponse(ResponseModel):
+    """One line and the numbers it was derived from."""
+
+    id: str
+    kind: str
+    description: str
+    arithmetic: str
+    currency: str
+    amount: Money
+    rated: Annotated[int, Field(description="What the arithmetic gives, before credits were netted; minor units")]
+    plan: str
+    version: int
+    charge: str | None
+    meter: str | None
+    unit: str
+    period: PeriodResponse
+    used: int
+    allowance: int | None
+    allowance_per: str | None
+    top_up: int
+    billed: int
+    steps: list[StepResponse]
+    netted: list[NettedResponse]
+    full_amount: Money | None
+    part_seconds: int | None
+    whole_seconds: int | None
+    adjusts: str | None
+    tax_behavior: str
+
+    @classmethod
+    def of(cls, line: Line) -> Self:
+        """From the domain."""
+        steps = [
+            StepResponse(
+                units=each.units,
+                unit_price=f"{each.unit_price:f}",
+                size=each.size,
+                flat_amount=each.flat_amount,
+                amount=f"{each.amount:f}",
+            )
+            for each in line.steps
+        ]
+        own = {
+            "arithmetic": line.arithmetic(),
+            "steps": steps,
+            "netted": [NettedResponse.model_validate(each) for each in line.netted],
+            "period": PeriodResponse(start=line.period.start, end=line.period.end),
+        }
+        same = LineResponse.model_fields.keys() - own.keys()
+        return cls.model_validate({name: getattr(line, name) for name in same} | own)
+
+
+class LinksResponse(ResponseModel):
+    """Stripe's hosted page and PDF, asked of Stripe for this answer. Not available: Stripe did not answer."""
+
+    hosted: str
+    pdf: str
+    available: bool
+
+
+class WholeInvoiceResponse(InvoiceResponse):
+    """An invoice with its lines."""
+
+    lines: list[LineResponse]
+    links: LinksResponse
+
+    @classmethod
+    def whole(cls, explained: Explained, links: Links, *, publishers: bool) -> Self:
+        """From the domain."""
+        more = {
+            "lines": [LineResponse.of(line) for line in explained.content.lines],
+            "links": LinksResponse.model_validate(links),
+        }
+        return cls.model_validate(cls.fields(explained.invoice, publishers=publishers) | more)
+
+
+# --- explain ---
+
+
+class DayResponse(ResponseModel):
+    """What a meter counted on one UTC day. `charged` is what of it a daily allowance leaves to pay for."""
+
+    day: date
+    quantity: int
+    charged: int | None
+    packages: int | None
+
+
+class ExplainedLineResponse(LineResponse):
+    """A line with the days behind it. The ledger entries of a day: `?line=…&day=…`."""
+
+    days: list[DayResponse]
+
+    @classmethod
+    def explained(cls, explained: Explained, line: Line) -> Self:
+        """From the domain."""
+        above = {each.day: each for each in line.days}
+        days = [
+            DayResponse(
+                day=day,
+                quantity=quantity,
+                charged=above[day].charged if day in above else (0 if line.allowance_per == "day" else None),
+                packages=above[day].packages if day in above else None,
+            )
+            for day, quantity in explaining.rated_days(explained, line)
+        ]
+        return cls.model_validate(LineResponse.of(line).model_dump() | {"days": days})
+
+
+class BatchResponse(ResponseModel):
+    """A ledger entry behind a line: what a gateway sent at once. `quantity` counts events seen twice as often."""
+
+    batch: str
+    day: date
+    shard: int
+    late: bool
+    taken: bool
+    events: int
+    quantity: int
+
+
+class EventResponse(ResponseModel):
+    """An event by its digest: the first 96 bits of BLAKE2b of source, line feed and id; hexadecimal."""
+
+    digest: str
+    quantity: int
+
+
+class PlaceResponse(ResponseModel):
+    """Where an event stands in the ledger; of several places only one counts."""
+
+    batch: str
+    day: date
+    late: bool
+    counted: bool
+    quantities: dict[str, int]
+
+
+class EventAnswerResponse(ResponseModel):
+    """Whether one event was billed by this invoice, where it stands, and which lines count it."""
+
+    digest: str
+    billed: bool
+    why: str
+    lines: list[str]
+    places: list[PlaceResponse]
+
+    @classmethod
+    def of(cls, answer: EventAnswer) -> Self:
+        """From the domain."""
+        places = [
+            PlaceResponse(
+                batch=each.batch,
+                day=each.day,
+                late=each.late,
+                counted=each.counted,
+                quantities=dict(each.quantities),
+            )
+            for each in answer.places
+        ]
+        return cls(digest=answer.digest, billed=answer.billed, why=answer.why, lines=list(answer.lines), places=places)
+
+
+class ExplainResponse(ResponseModel):
+    """Why an invoice says what it says. Exactly one of the members is filled in, by what was asked."""
+
+    invoice: str
+    lines: list[ExplainedLineResponse] | None = None
+    credits: list[LineResponse] | None = None
+    batches: list[BatchResponse] | None = None
+    events: list[EventResponse] | None = None
+    event: EventAnswerResponse | None = None
+
+
+# --- reports ---
+
+
+class ReportResponse(ResponseModel):
+    """A report as of an instant. Not complete: ask again, it goes on from there. `counted` is how much is in it."""
+
+    report: str
+    as_of: Instant
+    complete: bool
+    counted: int
+
+
+class RevenueRow(ResponseModel):
+    """Sums of one key and currency. `carried` is under Stripe's least charge: in the balance, not revenue yet."""
+
+    key: str
+    name: str
+    currency: str
+    invoices: int
+    amount: Money
+    tax: Money
+    paid: Money
+    outstanding: Money
+    uncollectible: Money
+    credited: Money
+    refunded: Money
+    application_fee: Money
+    carried: Money
+    void: Money
+
+
+class RevenueResponse(ReportResponse):
+    """Revenue of one month of issue, before tax, without void and carried invoices."""
+
+    month: str
+    by: str
+    rows: list[RevenueRow]
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, month: str, by: str, names: dict[str, str]) -> Self:
+        """From the domain."""
+        measures = RevenueRow.model_fields.keys() - {"key", "name", "currency"}
+        rows = [
+            RevenueRow.model_validate(
+                {"key": key[0] if len(key) > 1 else "", "currency": key[-1]}
+                | {"name": names.get(key[0], "") if len(key) > 1 else ""}
+                | {name: counted.get(name, 0) for name in measures}
+            )
+            for key, counted in snapshot.rows(by)
+        ]
+        return cls(**_head(snapshot), month=month, by=by, rows=rows)
+
+
+class MrrRow(ResponseModel):
+    """What the subscriptions of one plan version commit to in a month, usage aside."""
+
+    plan: str
+    name: str
+    version: int
+    currency: str
+    subscriptions: int
+    mrr: Money
+
+
+class MrrResponse(ReportResponse):
+    """Monthly recurring revenue at the end of a month (or now): fees, yearly ones by twelfths, or a higher minimum."""
+
+    month: str
+    totals: dict[str, int]
+    rows: list[MrrRow]
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, month: str, names: dict[str, str]) -> Self:
+        """From the domain."""
+        rows, yearly = [], dict[str, int]()
+        for (plan, version, currency), counted in snapshot.rows("plan"):
+            yearly[currency] = yearly.get(currency, 0) + counted["yearly"]
+            rows.append(
+                MrrRow(
+                    plan=plan,
+                    name=names.get(plan, ""),
+                    version=int(version),
+                    currency=currency,
+                    subscriptions=counted["subscriptions"],
+                    mrr=reporting.a_month(counted["yearly"]),
+                )
+            )
+        totals = {currency: reporting.a_month(amount) for currency, amount in yearly.items()}
+        return cls(**_head(snapshot), month=month, totals=totals, rows=rows)
+
+
+class ChurnRow(ResponseModel):
+    """Who paid when the month began and who does at its end (or now), by currency. Money is MRR."""
+
+    currency: str
+    at_start: int
+    won: int
+    lost: int
+    at_end: int
+    churn_percent: str | None
+    mrr_at_start: Money
+    mrr_won: Money
+    mrr_gained: Money
+    mrr_reduced: Money
+    mrr_lost: Money
+    mrr_churn_percent: str | None
+
+
+class ChurnResponse(ReportResponse):
+    """Churn of one month."""
+
+    month: str
+    rows: list[ChurnRow]
+    reasons: dict[str, int]
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, month: str) -> Self:
+        """From the domain."""
+        rows = []
+        for (currency,), counted in snapshot.rows("churn"):
+            get = counted.get
+            rows.append(
+                ChurnRow(
+                    currency=currency,
+                    at_start=get("at_start", 0),
+                    won=get("won", 0),
+                    lost=get("lost", 0),
+                    at_end=get("at_end", 0),
+                    churn_percent=reporting.percent(get("lost", 0), get("at_start", 0)),
+                    mrr_at_start=reporting.a_month(get("yearly_at_start", 0)),
+                    mrr_won=reporting.a_month(get("yearly_won", 0)),
+                    mrr_gained=reporting.a_month(get("yearly_gained", 0)),
+                    mrr_reduced=reporting.a_month(get("yearly_reduced", 0)),
+                    mrr_lost=reporting.a_month(get("yearly_lost", 0)),
+                    mrr_churn_percent=reporting.percent(get("yearly_lost", 0), get("yearly_at_start", 0)),
+                )
+            )
+        reasons = {reason: counted["lost"] for (reason,), counted in snapshot.rows("reason")}
+        return cls(**_head(snapshot), month=month, rows=rows, reasons=reasons)
+
+
+class ConsumerResponse(ResponseModel):
+    """A subscriber and how much it used."""
+
+    subscriber: str
+    quantity: int
+
+
+class UsageRow(ResponseModel):
+    """One meter: its total, its days and who used most."""
+
+    meter: str
+    name: str
+    unit: str
+    quantity: int
+    days: dict[str, int]
+    top: list[ConsumerResponse]
+
+
+class UsageReportResponse(ReportResponse):
+    """Units counted in one month, by meter."""
+
+    month: str
+    rows: list[UsageRow]
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, month: str, tops: tuple[Top, ...], meters: dict[str, tuple[str, str]]) -> Self:
+        """From the domain; `meters` is name and unit by id."""
+        by_day: dict[str, dict[str, int]] = {}
+        for (meter, day), counted in snapshot.rows("day"):
+            by_day.setdefault(meter, {})[day] = counted["quantity"]
+        rows = [
+            UsageRow(
+                meter=top.meter,
+                name=meters.get(top.meter, ("", ""))[0],
+                unit=meters.get(top.meter, ("", ""))[1],
+                quantity=top.total,
+                days=by_day.get(top.meter, {}),
+                top=[ConsumerResponse(subscriber=who, quantity=quantity) for who, quantity in top.subscribers],
+            )
+            for top in tops
+        ]
+        return cls(**_head(snapshot), month=month, rows=rows)
+
+
+class AgingRow(ResponseModel):
+    """What has been due for so many days and is not paid."""
+
+    age: str
+    currency: str
+    invoices: int
+    outstanding: Money
+
+
+class AgingResponse(ReportResponse):
+    """Unpaid invoices of the last 13 months by the days since they were due."""
+
+    rows: list[AgingRow]
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> Self:
+        """From the domain, youngest first."""
+        order = {age: at for at, age in enumerate(reporting.AGES)}
+        rows = [
+            AgingRow(age=age, currency=currency, invoices=counted["invoices"], outstanding=counted["outstanding"])
+            for (age, currency), counted in snapshot.rows("age")
+        ]
+        return cls(**_head(snapshot), rows=sorted(rows, key=lambda row: (order[row.age], row.currency)))
+
+
+def _head(snapshot: Snapshot) -> dict[str, object]:
+    return {
+        "report": snapshot.name.partition("#")[0],
+        "as_of": snapshot.as_of,
+        "complete": snapshot.complete,
+        "counted": snapshot.seen,
+    }
+
+
+class ExportResponse(ResponseModel):
+    """A large export: parts behind links that end after a quarter of an hour. Not complete: ask again."""
+
+    what: str
+    month: str
+    complete: bool
+    invoices: int
+    parts: list[str]
+
+
+# --- audit ---
+
+
+class AuditResponse(ResponseModel):
+    """What one person did. Personal fields appear by name only."""
+
+    id: str
+    at: Instant
+    actor: str
+    organization: str
+    action: str
+    target: str
+    before: dict[str, str] | None
+    after: dict[str, str] | None
+
+    @classmethod
+    def of(cls, entry: AuditEntry) -> Self:
+        """From the domain."""
+        return cls.model_validate(entry)
+
+
+class AuditsResponse(ResponseModel):
+    """Some entries of one month, newest first."""
+
+    items: list[AuditResponse]
+    next: str | None
