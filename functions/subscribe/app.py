@@ -1,6 +1,7 @@
 """Applications, the order summary, subscriptions and their keys, and the subscriber's own data."""
 
-from datetime import timedelta
+from collections import Counter
+from datetime import date, timedelta
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from monetize import wiring
 from monetize.domain.subscriptions import Subscription
+from monetize.domain.usage import Metered
 from monetize.http import resolver
 from monetize.http.caller import PUBLISHER_ADMIN, PUBLISHER_VIEWER, SUBSCRIBER, Caller
 from monetize.http.schemas import MAX_PAGE, from_cursor, to_cursor
@@ -21,6 +23,7 @@ from monetize.http.subscribing_schemas import (
     ApplicationRequest,
     ApplicationResponse,
     ApplicationsResponse,
+    BatchResponse,
     BlockRequest,
     CancelRequest,
     ChangePreviewResponse,
@@ -31,6 +34,7 @@ from monetize.http.subscribing_schemas import (
     KeyRequest,
     KeyResponse,
     KeysResponse,
+    LedgerResponse,
     OrderSummaryResponse,
     PaymentGraceBody,
     PortalResponse,
@@ -45,8 +49,11 @@ from monetize.http.subscribing_schemas import (
     SubscriptionsResponse,
     TopUpRequest,
     TopUpResponse,
+    UpcomingResponse,
+    UsageResponse,
+    UsageRow,
 )
-from monetize.services import applications, changing, issuing, quoting, subscribers, subscribing
+from monetize.services import applications, changing, counting, issuing, quoting, subscribers, subscribing, usage_ledger
 from monetize.services.subscribing import Order
 from monetize.services.subscription_access import Person, visible
 
@@ -57,6 +64,7 @@ app = resolver.build()
 APPLICATIONS = ["applications"]
 SUBSCRIPTIONS = ["subscriptions"]
 PUBLISHING = ["subscriptions of a publisher"]
+USAGE = ["usage"]
 SELF = ["subscriber"]
 KEYS = ["keys"]
 
@@ -286,6 +294,68 @@ def put_payment_grace(subscription: str, body: PaymentGraceBody) -> Response[Pay
     now = wiring.clock().now()
     after = subscribers.set_payment_grace(_publisher(), subscription, body.days, now, wiring.subscribing())
     return resolver.reply(PaymentGraceBody(days=after.payment_grace_days))
+
+
+# --- usage and the running period ---
+
+
+@app.get("/subscriptions/<subscription>/usage", summary="What was counted", tags=USAGE)
+def get_usage(
+    subscription: str,
+    since: Annotated[date, Query(alias="from")],
+    through: Annotated[date, Query(alias="to")],
+    group: Literal["day", "meter"] = "day",
+    environment: Literal["production", "sandbox"] = "production",
+) -> Response[UsageResponse]:
+    """From one UTC day to another, both included; by day and meter, or by meter alone."""
+    found = visible(_person(resolver.who(app, *READERS)), subscription, wiring.subscribing())
+    live = counting.live_usage(
+        _metered(found), since, through, wiring.clock().now(), wiring.counting(), sandbox=environment == "sandbox"
+    )
+    rows: list[tuple[str, date | None, int]] = list(live.rows)
+    if group == "meter":
+        sums: Counter[str] = Counter()
+        for meter, _, quantity in live.rows:
+            sums[meter] += quantity
+        rows = [(meter, None, quantity) for meter, quantity in sorted(sums.items())]
+    answer = UsageResponse(
+        subscription=subscription,
+        environment=environment,
+        as_of=live.as_of,
+        items=[UsageRow(meter=meter, day=day, quantity=quantity) for meter, day, quantity in rows],
+        sealed_through=dict(live.sealed_through),
+    )
+    return resolver.reply(answer)
+
+
+@app.get("/subscriptions/<subscription>/usage/ledger", summary="The batches behind a day's numbers", tags=USAGE)
+def get_ledger(
+    subscription: str, day: Annotated[date, Query()], limit: Limit = 50, cursor: Cursor = None
+) -> Response[LedgerResponse]:
+    found = visible(_person(resolver.who(app, *READERS)), subscription, wiring.subscribing())
+    now, facts = wiring.clock().now(), wiring.entitlement_facts()
+    page = usage_ledger.batches(_metered(found), day, from_cursor(cursor), limit, now, wiring.usage(), facts)
+    items = [BatchResponse.model_validate(each) for each in page.items]
+    return resolver.reply(LedgerResponse(subscription=subscription, day=day, items=items, next=to_cursor(page.after)))
+
+
+def _metered(subscription: Subscription) -> Metered:
+    first = subscription.spans[0].start.date() if subscription.spans else None
+    return Metered(
+        id=subscription.id,
+        publisher=subscription.publisher,
+        first_day=first,
+        ended_at=subscription.ended_at,
+        shards=subscription.shards,
+    )
+
+
+@app.get("/subscriptions/<subscription>/upcoming", summary="The next invoice as of now", tags=USAGE)
+def get_upcoming(subscription: str) -> Response[UpcomingResponse]:
+    person = _person(resolver.who(app, *READERS))
+    now, ports = wiring.clock().now(), wiring.subscribing()
+    found = quoting.upcoming(person, subscription, now, ports, wiring.billing_table(), wiring.estimator())
+    return resolver.reply(UpcomingResponse.of(found.as_of, found.currency, found.bill_at, found.due_at, found.lines))
 
 
 # --- the subscriber itself ---

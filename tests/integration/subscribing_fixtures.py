@@ -223,7 +223,7 @@ def shop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
     made = Shop(dynamodb, Table(dynamodb, "CoreTable"), emulator, clock, account)
     made.store(
         Publisher(id="acme", status="enabled", stripe=link, created_at=NOW, enabled_at=NOW),
-        Meter(id="met_calls", publisher="acme", name="Calls", event_type="api.call", created_at=NOW),
+        Meter(id="met_calls", publisher="acme", name="Calls", event_type="api.call", short=1, created_at=NOW),
         Tier(id="tier_free", publisher="acme", name="Free", created_at=NOW),
         Product(id="api_weather", publisher="acme", name="Weather", tiers=("tier_free",), created_at=NOW),
     )

@@ -280,7 +280,8 @@ def test_what_changes_while_an_order_is_written_is_read_again(
     application = shop.application()
     from monetize.adapters.dynamo.subscriptions import SubscriptionTable
 
-    begin, tries = SubscriptionTable.begin, []
+    begin = SubscriptionTable.begin
+    tries: list[int] = []
 
     def begin_late(self, *args):  # type: ignore[no-untyped-def] # the method it stands for
         if not tries:

@@ -1,9 +1,11 @@
 """Requests and answers of applications and subscriptions."""
 
+from datetime import date, datetime
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints
 
+from monetize.domain.invoices import BillLines
 from monetize.domain.keys import ApiKey
 from monetize.domain.money import format_amount
 from monetize.domain.offers import Estimate, OrderSummary
@@ -517,3 +519,93 @@ class PortalResponse(ResponseModel):
     """Stripe's own page for cards, tax ids and invoices. The address is shown here alone."""
 
     url: str
+
+
+# --- usage and the running period ---
+
+
+class UsageRow(ResponseModel):
+    """A quantity. `day` is None in a sum over days."""
+
+    meter: str
+    day: date | None
+    quantity: int
+
+
+class UsageResponse(ResponseModel):
+    """What was counted, as of an instant. `sealed_through`: up to which day of a month it is final."""
+
+    subscription: str
+    environment: str
+    as_of: Instant
+    items: list[UsageRow]
+    sealed_through: dict[str, date | None]
+
+
+class BatchResponse(ResponseModel):
+    """One received batch of one day: quantities by meter."""
+
+    batch: str
+    shard: int
+    events: int
+    quantities: dict[str, int]
+    received_at: Instant
+
+
+class LedgerResponse(ResponseModel):
+    """Some of the batches behind a day's numbers."""
+
+    subscription: str
+    day: date
+    items: list[BatchResponse]
+    next: str | None
+
+
+class UpcomingLine(ResponseModel):
+    """A line as it would stand on the invoice now, its arithmetic in words."""
+
+    id: str
+    kind: str
+    description: str
+    meter: str | None
+    used: int
+    amount: int
+    period_start: Instant
+    period_end: Instant
+
+
+class UpcomingResponse(ResponseModel):
+    """The next bill by the usage counted so far, minor units before tax. Without `bill_at` none is to come."""
+
+    as_of: Instant
+    currency: str
+    bill_at: Instant | None
+    due_at: Instant | None
+    subtotal: int
+    lines: list[UpcomingLine]
+
+    @classmethod
+    def of(
+        cls, as_of: datetime, currency: str, bill_at: datetime | None, due_at: datetime | None, lines: BillLines | None
+    ) -> Self:
+        """From a bill that was rated without being claimed."""
+        return cls(
+            as_of=as_of,
+            currency=currency,
+            bill_at=bill_at,
+            due_at=due_at,
+            subtotal=lines.subtotal if lines else 0,
+            lines=[
+                UpcomingLine(
+                    id=line.id,
+                    kind=line.kind,
+                    description=line.description,
+                    meter=line.meter,
+                    used=line.used,
+                    amount=line.amount,
+                    period_start=line.period.start,
+                    period_end=line.period.end,
+                )
+                for line in (lines.lines if lines else ())
+            ],
+        )

@@ -1,14 +1,69 @@
-"""The order summary: what subscribing would cost and when, before anybody is bound."""
+"""What it would cost: the order summary before anybody is bound, and the invoice that a running period leads to."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Protocol
 
+from monetize.domain.invoices import Bill, BillLines
 from monetize.domain.offers import Offer, OrderSummary, check_open, in_advance, time_of
 from monetize.domain.periods import nominal_period, period_from
 from monetize.domain.plans import PlanTerms
+from monetize.domain.publishers import Publisher
 from monetize.domain.rating import BillInput, Segment, rate
-from monetize.domain.subscriptions import Subscription, begun, first_edge, following_edge
-from monetize.services.subscription_access import Person, Ports, the_offer
+from monetize.domain.subscriptions import Subscription, begun, bill_due_at, first_edge, following_edge
+from monetize.services.subscribing import settled
+from monetize.services.subscription_access import Person, Ports, the_offer, the_publisher, visible
+
+
+class Rate(Protocol):
+    """Rates a bill without sealing anything."""
+
+    def __call__(
+        self, bill: Bill, subscription: Subscription, publisher: Publisher, previous: Bill | None
+    ) -> BillLines: ...
+
+
+class Bills(Protocol):
+    """What was billed before."""
+
+    def bill_before(self, sub: str, edge: datetime) -> Bill | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Upcoming:
+    """The next bill as far as it is known now; `lines` is None when none is to come."""
+
+    as_of: datetime
+    currency: str
+    bill_at: datetime | None
+    due_at: datetime | None
+    lines: BillLines | None
+
+
+def upcoming(
+    person: Person, subscription_id: str, now: datetime, ports: Ports, bills: Bills, rate_bill: Rate
+) -> Upcoming:
+    """The next bill by the usage counted so far, rated as the billing run will rate it. Nothing is sealed or stored."""
+    stored = visible(person, subscription_id, ports)
+    publisher = the_publisher(stored.publisher, ports)
+    at = time_of(publisher, now)
+    subscription = settled(stored, publisher, at)
+    edge = subscription.next_edge
+    if edge is None:
+        return Upcoming(at, subscription.currency, None, None, None)
+    bill = Bill(
+        subscription=subscription.id,
+        publisher=publisher.id,
+        subscriber=subscription.subscriber,
+        account=subscription.account,
+        currency=subscription.currency,
+        edge=edge,
+        last=subscription.end is not None and subscription.end <= edge,
+        created_at=at,
+    )
+    lines = rate_bill(bill, subscription, publisher, bills.bill_before(subscription.id, edge))
+    due = bill_due_at(subscription, edge, publisher.settings.grace_hours)
+    return Upcoming(at, subscription.currency, edge, due, lines)
 
 
 def preview(person: Person, publisher: str, product: str, tier: str, now: datetime, ports: Ports) -> OrderSummary:
