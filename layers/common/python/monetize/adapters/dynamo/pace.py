@@ -12,7 +12,7 @@ KEEP = timedelta(days=1)
 class AccountPace:
     """At most `per_second` places a second for each account; a place taken is kept, so who waits asks once.
 
-    The item holds the next free place in milliseconds (`free`). One write takes a place: the common case, an account
+    The item holds the next free place in milliseconds (`next_place`). One write takes a place: the common case, an account
     that is busy, succeeds at the first attempt; a place at once costs a second, failed condition.
     """
 
@@ -28,14 +28,15 @@ class AccountPace:
             "TableName": self.table.name,
             "Key": {"pk": {"S": f"PACE#{account}"}, "sk": {"S": "PACE"}},
             "ReturnValues": "UPDATED_NEW",
+            "ExpressionAttributeNames": {"#free": "free"},  # a word DynamoDB reserves
         }
         later = {":expires": {"N": str(int((now + KEEP).timestamp()))}}
         while True:
             try:
                 client.update_item(
                     **request,
-                    UpdateExpression="SET free = :next, expires_at = :expires",
-                    ConditionExpression="attribute_not_exists(free) OR free <= :now",
+                    UpdateExpression="SET #free = :next, expires_at = :expires",
+                    ConditionExpression="attribute_not_exists(#free) OR #free <= :now",
                     ExpressionAttributeValues={
                         ":now": {"N": str(present)},
                         ":next": {"N": str(present + step)},
@@ -49,11 +50,11 @@ class AccountPace:
             try:
                 answer = client.update_item(
                     **request,
-                    UpdateExpression="SET free = free + :step, expires_at = :expires",
-                    ConditionExpression="free > :now",
+                    UpdateExpression="SET #free = #free + :step, expires_at = :expires",
+                    ConditionExpression="#free > :now",
                     ExpressionAttributeValues={":now": {"N": str(present)}, ":step": {"N": str(step)}, **later},
                 )
             except client.exceptions.ConditionalCheckFailedException:
                 continue  # the last place passed meanwhile: one is free now
-            place = int(answer["Attributes"]["free"]["N"]) - step
+            place = int(answer["Attributes"]["next_place"]["N"]) - step
             return max(0.0, (place - present) / 1000)
