@@ -1,7 +1,7 @@
 """Metering and entitlements, measured: throughput, write units, price, start-up, exact counting, and how they grow.
 
-    python -m local.bench.usage            # everything, plots into docs/
-    python -m local.bench.usage --quick    # without the long ones and the plots
+python -m local.bench.usage            # everything, plots into docs/
+python -m local.bench.usage --quick    # without the long ones and the plots
 """
 
 import contextlib
@@ -16,10 +16,11 @@ import sys
 import tempfile
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from hashlib import blake2b
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,8 +93,8 @@ class Bench:
             "AWS_DEFAULT_REGION": "us-east-1",
         }.items():
             os.environ[name] = value
-        from functions.check_entitlement import app as entitlement
-        from functions.record_usage import app as ingest
+        entitlement: Any = import_module("functions.check_entitlement.app")
+        ingest: Any = import_module("functions.record_usage.app")
         from monetize import wiring
         from monetize.adapters.dynamo.table import Table
         from monetize.services.entitling import Decisions
@@ -432,7 +433,7 @@ def entitlement_cpu(*, cached: bool, rounds: int = 400) -> float:
 def _stub_cpu(bench: Bench) -> float:
     """What the in-memory answers of one uncached check cost by themselves: not ours."""
     spent: list[float] = []
-    answered = bench._answer  # noqa: SLF001 # the bench's own
+    answered = bench._answer  # the bench's own
     total = 0.0
 
     def timed(operation: str, request: dict[str, Any]) -> Mapping[str, Any]:
@@ -461,11 +462,11 @@ def _stub_cpu(bench: Bench) -> float:
 def cold_import(function: str, rounds: int = 7) -> float:
     """Milliseconds from an interpreter that runs to the handler imported: best of several, the disk being warm."""
     code = (
-        "import sys,time;sys.path[:0]=[%r,%r];b=time.perf_counter();import functions.%s.app;"
-        "print((time.perf_counter()-b)*1000);"
-        "bad=[m for m in ('stripe','pydantic','aws_xray_sdk','aws_lambda_powertools.event_handler') if m in sys.modules];"
-        "assert not bad, bad"
-    ) % (str(ROOT), str(ROOT / "layers/common/python"), function)
+        f"import sys,time;sys.path[:0]=[{str(ROOT)!r},{str(ROOT / 'layers/common/python')!r}];"
+        f"b=time.perf_counter();import functions.{function}.app;print((time.perf_counter()-b)*1000);"
+        "never=('stripe','pydantic','aws_xray_sdk','aws_lambda_powertools.event_handler');"
+        "bad=[m for m in never if m in sys.modules];assert not bad, bad"
+    )
     env = {**os.environ, "POWERTOOLS_SERVICE_NAME": "bench", "POWERTOOLS_METRICS_NAMESPACE": "monetize"}
     found = [
         float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=env, text=True).stdout)  # noqa: S603 # our own interpreter and code
@@ -475,7 +476,7 @@ def cold_import(function: str, rounds: int = 7) -> float:
 
 
 def distinct_cost(events: int, batch_size: int = 1000) -> tuple[float, float]:
-    """(CPU seconds, MB at most) of exact counting over so many ids of one day, read as a stream; a process of its own."""
+    """(CPU seconds, MB at most) of exact counting over so many ids of one day, streamed, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ids"
         with path.open("wb") as out:
@@ -539,8 +540,10 @@ def run(*, quick: bool = False) -> dict[str, Any]:
     figures.append(Figure("stack at rest, after always-free tiers", after_free_tier(rest), "USD/month", 2.50))
     figures.append(Figure("check_entitlement, cached", entitlement_cpu(cached=True), "ms CPU", 0.1))
     figures.append(Figure("check_entitlement, uncached", entitlement_cpu(cached=False), "ms CPU", 2.0))
-    for function in ("record_usage", "check_entitlement", "stripe_webhook"):
-        figures.append(Figure(f"cold import of {function}", cold_import(function), "ms", 300))
+    figures.extend(
+        Figure(f"cold import of {function}", cold_import(function), "ms", 300)
+        for function in ("record_usage", "check_entitlement", "stripe_webhook")
+    )
     if not quick:
         seconds, megabytes = distinct_cost(DISTINCT_EVENTS)
         figures.append(Figure("exact distinct of 10 million ids, time", seconds, "s CPU", 8))

@@ -36,7 +36,13 @@ def _client(name: str) -> Any:
     from botocore.config import Config
 
     # Short time-outs: a request that hangs must leave time for the retry within the function's own limit.
-    settings = Config(connect_timeout=2, read_timeout=5, retries={"mode": "standard", "total_max_attempts": 4})
+    settings = Config(
+        connect_timeout=2,
+        read_timeout=5,
+        retries={"mode": "standard", "total_max_attempts": 4},
+        # A fifth of an ingest request's CPU otherwise; DynamoDB checks what we send anyway.
+        parameter_validation=name != "dynamodb",
+    )
     return boto3.client(name, config=settings)  # type: ignore[call-overload] # the name is not a literal here
 
 
@@ -395,3 +401,23 @@ def run_table() -> Any:
     from monetize.adapters.dynamo.reports import RunTable
 
     return RunTable(core())
+
+
+@part
+def invoice_actions() -> Any:
+    """What the routes of an invoice's payment call."""
+    from monetize.http.payment_routes import Actions
+    from monetize.services import invoice_actions as actions
+    from monetize.services.subscription_access import Person
+
+    def act(caller: Any, invoice: str, what: str, key: str, details: dict[str, Any]) -> tuple[Any, Any]:
+        person = Person(caller.user, caller.organization)
+        asked = actions.Request(what=what, key=key, **details)
+        done = actions.act(person, invoice, asked, clock().now(), payments())
+        return done.invoice, done.action
+
+    def hosted_page(caller: Any, invoice: str) -> str:
+        person = Person(caller.user, caller.organization)
+        return actions.hosted_page(person, invoice, clock().now(), payments())
+
+    return Actions(act, hosted_page)

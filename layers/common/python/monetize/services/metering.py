@@ -11,9 +11,9 @@ import msgspec
 
 from monetize.domain import meters, usage
 from monetize.domain.errors import Malformed, TooLarge, UnsupportedMedia
-from monetize.domain.keys import SANDBOX
+from monetize.domain.keys import PRODUCTION, SANDBOX
 from monetize.domain.meters import Filter, Meter
-from monetize.domain.usage import Group, Metered, Metering, Outcome, Rejected
+from monetize.domain.usage import Group, Hasher, Metered, Metering, Outcome, Rejected
 
 MAX_EVENTS: Final = 5000
 MAX_BYTES: Final = 4 * 1024 * 1024
@@ -137,7 +137,7 @@ def read_events(raw: bytes, content_type: str) -> tuple[list[Event | None], list
         raise UnsupportedMedia("unsupported_media_type", f"Send {BATCH_TYPE} or {SINGLE_TYPE}.")
     try:
         events: list[Event | None] = list(_batches.decode(raw))
-    except (msgspec.ValidationError, UnicodeDecodeError):
+    except (msgspec.ValidationError, UnicodeDecodeError, RecursionError):
         return _one_by_one(raw)
     except msgspec.DecodeError as unreadable:
         raise Malformed("malformed_json", "The body is not JSON.") from unreadable
@@ -222,13 +222,34 @@ _MAX_VERDICTS = 2000
 _NO_DATA: Final[Mapping[str, Any]] = {}
 
 
-@dataclass(frozen=True, slots=True)
 class _Type:
-    """All meters of one event type."""
+    """All meters of one event type, and what an event's data comes to: (meter numbers, quantities)."""
 
-    shorts: tuple[int, ...]
-    meters: tuple[Compiled, ...]
-    constant: tuple[tuple[int, ...], tuple[int, ...]] | None  # where every event counts one, whatever its data
+    __slots__ = ("constant", "decided_by", "meters", "rows", "shorts")
+
+    def __init__(self, of_type: Sequence[Meter]) -> None:
+        self.shorts = tuple(meter.short for meter in of_type)
+        self.meters = tuple(Compiled(meter) for meter in of_type)
+        properties = {each.property for meter in of_type for each in meter.filters}
+        counting = all(meter.aggregation == "count" for meter in of_type)
+        # Where every event counts one, whatever its data.
+        self.constant = (self.shorts, (1,) * len(self.shorts)) if counting and not properties else None
+        # Where one property decides (a status, as a rule), its values and what they came to.
+        self.decided_by = properties.pop() if counting and len(properties) == 1 else ""
+        self.rows: dict[object, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+
+    def row(self, data: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """What an event counts; `_NOTHING` when no filter lets it through. BadValue when it cannot be told."""
+        quantities = tuple([meter.quantity(data) for meter in self.meters])
+        found = (self.shorts, quantities) if any(quantities) else _NOTHING
+        if self.decided_by:
+            value = data.get(self.decided_by)
+            if type(value) in (int, str) and len(self.rows) < _MAX_VERDICTS:
+                self.rows[value] = found
+        return found
+
+
+_NOTHING: Final[tuple[tuple[int, ...], tuple[int, ...]]] = ((), ())
 
 
 def compile_meters(found: Iterable[Meter]) -> dict[str, _Type]:
@@ -236,14 +257,7 @@ def compile_meters(found: Iterable[Meter]) -> dict[str, _Type]:
     by_type: dict[str, list[Meter]] = {}
     for meter in sorted(found, key=lambda each: each.short):
         by_type.setdefault(meter.event_type, []).append(meter)
-    types: dict[str, _Type] = {}
-    for name, of_type in by_type.items():
-        shorts = tuple(meter.short for meter in of_type)
-        plain = all(meter.aggregation == "count" and not meter.filters for meter in of_type)
-        types[name] = _Type(
-            shorts, tuple(Compiled(meter) for meter in of_type), (shorts, (1,) * len(shorts)) if plain else None
-        )
-    return types
+    return {name: _Type(of_type) for name, of_type in by_type.items()}
 
 
 class Intake:
@@ -270,6 +284,7 @@ class _Window:
     first: int = 0
     last_instant: datetime | None = None
     code: str = ""
+    groups: dict[int, Group] = field(default_factory=dict)  # by ordinal of the day; a sandbox's under its negative
 
 
 def take(
@@ -289,12 +304,10 @@ def take(
     `publisher` is the tenant of the credentials; `key` the Idempotency-Key, empty when there is none; `lot` where the
     events stood rejected before, so that what is rejected again gets another place.
     """
-    taken = Taken(rejected=list(unreadable))
-    metering = ports.facts.metering(publisher, now)
-    if not {event.type for event in events if event is not None} <= intake.types(metering).keys():
+    taken, groups = _judge(events, unreadable, publisher, now, ports, intake, fresh=False)
+    if any(each.code == "unknown_type" for each in taken.rejected):
         # A meter made a moment ago must not lose events to what is remembered.
-        metering = ports.facts.metering(publisher, now, fresh=True)
-    groups = _group(events, metering, now + metering.clock_offset, ports.facts, intake, taken, now)
+        taken, groups = _judge(events, unreadable, publisher, now, ports, intake, fresh=True)
     named = usage.named_batch_id(publisher, key) if key else ""
     for group in groups:
         group.seal_content(named)
@@ -307,22 +320,36 @@ def take(
     return taken
 
 
+def _judge(
+    events: Sequence[Event | None],
+    unreadable: Sequence[Rejected],
+    publisher: str,
+    now: datetime,
+    ports: Ports,
+    intake: Intake,
+    *,
+    fresh: bool,
+) -> tuple[Taken, list[Group]]:
+    """What is refused, and the rest in groups; nothing is recorded yet."""
+    metering = ports.facts.metering(publisher, now, fresh=fresh)
+    at = now + metering.clock_offset
+    known = ports.facts.subscriptions({event.subject for event in events if event is not None}, now)
+    windows = {subject: _window(found, metering, at) for subject, found in known.items()}
+    taken = Taken(rejected=list(unreadable))
+    return taken, _group(events, intake.types(metering), windows, at, taken)
+
+
 def _group(  # noqa: C901 # one loop: a call for each event and question would halve the throughput
     events: Sequence[Event | None],
-    metering: Metering,
+    types: Mapping[str, "_Type"],
+    windows: Mapping[str, "_Window"],
     at: datetime,
-    facts: Facts,
-    intake: Intake,
     taken: Taken,
-    now: datetime,
 ) -> list[Group]:
-    known = facts.subscriptions({event.subject for event in events if event is not None}, now)
-    windows = {subject: _window(found, metering, at) for subject, found in known.items()}
-    types = intake.types(metering)
     limit = at + FUTURE_TOLERANCE
     today = at.date().toordinal()
-    groups: dict[tuple[str, int, str], Group] = {}
-    digest = usage.event_id
+    groups: list[Group] = []
+    prefixes: dict[str, Hasher] = {}
     rejected = taken.rejected
     duplicates = uncounted = 0
     for index, event in enumerate(events):
@@ -330,7 +357,11 @@ def _group(  # noqa: C901 # one loop: a call for each event and question would h
             continue
         time = event.time
         if time.tzinfo is not UTC:
-            time = time.astimezone(UTC)
+            try:
+                time = time.astimezone(UTC)
+            except OverflowError:
+                rejected.append(Rejected(index, event.id, "bad_time", _encode(event)))
+                continue
         ordinal = time.toordinal()
         window = windows[event.subject]
         code = window.code
@@ -345,40 +376,49 @@ def _group(  # noqa: C901 # one loop: a call for each event and question would h
         if code or of_type is None:
             rejected.append(Rejected(index, event.id, code or "unknown_type", _encode(event)))
             continue
+        data = event.data
+        if type(data) is not dict:
+            data = _NO_DATA
         row = of_type.constant
+        if row is None and of_type.decided_by:
+            value = data.get(of_type.decided_by)
+            kind = type(value)
+            if kind is str or kind is int:
+                row = of_type.rows.get(value)
         if row is None:
-            data = event.data
-            if type(data) is not dict:
-                data = _NO_DATA
             try:
-                quantities = tuple([meter.quantity(data) for meter in of_type.meters])
+                row = of_type.row(data)
             except meters.BadValue:
                 rejected.append(Rejected(index, event.id, "bad_value", _encode(event)))
                 continue
-            row = (of_type.shorts, quantities)
-        environment = event.environment
-        place = (event.subject, ordinal, environment)
-        group = groups.get(place)
-        if group is None:
-            group = groups[place] = _new_group(event.subject, ordinal, environment, window)
-        if not any(row[1]):
+        if row is _NOTHING:
             uncounted += 1
             continue
-        identity = digest(event.source, event.id)
-        rows = group.rows
-        before = rows.setdefault(identity, row)
-        if len(rows) > len(group.indexes):
-            group.indexes.append(index)
+        place = ordinal if event.environment == PRODUCTION else -ordinal
+        group = window.groups.get(place)
+        if group is None:
+            group = window.groups[place] = _new_group(event.subject, ordinal, event.environment, window)
+            groups.append(group)
+        source = event.source
+        prefix = prefixes.get(source)
+        if prefix is None:
+            prefix = prefixes[source] = usage.hasher(source)
+        hashed = prefix.copy()
+        hashed.update(event.id.encode())
+        rows, indexes = group.rows, group.indexes
+        before = rows.setdefault(hashed.digest(), row)
+        if len(rows) > len(indexes):
+            indexes.append(index)
         elif before == row:
             duplicates += 1
         else:
             taken.conflicts.append(Rejected(index, event.id, "same_id_other_content"))
     taken.duplicates += duplicates
     taken.accepted += uncounted
-    return [group for group in groups.values() if group.rows]
+    return groups
 
 
-def _new_group(subject: str, ordinal: int, environment: str, window: _Window) -> Group:
+def _new_group(subject: str, ordinal: int, environment: str, window: "_Window") -> Group:
     day = date.fromordinal(ordinal)
     sandbox = environment == SANDBOX
     shards = 1 if sandbox or window.facts is None else window.facts.shards_in(f"{day:%Y-%m}")
