@@ -451,3 +451,25 @@ def test_a_sandbox_publisher_lives_by_its_own_clock(shop: Shop) -> None:
     item = shop.table.raw(keys.subscription(stored.id))
     assert item is not None
     assert item["due_pk"]["S"].startswith("DUE#acme#")
+
+
+def test_a_customer_deleted_at_stripe_by_hand_is_forgotten_and_made_anew(shop: Shop) -> None:
+    first = shop.order(shop.application())
+    customers = shop.stripe.account(shop.account).customers
+    shop.stripe.delete_customer(shop.account, next(iter(customers.newest_first()))["id"])
+    shop.clock.advance(timedelta(hours=25))
+    again = shop.ask("post_checkout", first.body["id"])
+    assert again.status == 200, again.text
+    shop.stripe.complete_checkout(shop.account, again.body["id"], "4242424242424242")
+    shop.completed(again.body["id"])
+    assert shop.stored(first.body["id"]).status == "active"
+    known = shop.ask("get_subscriber", query={"publisher": "acme"})
+    shop.stripe.delete_customer(shop.account, next(iter(customers.newest_first()))["id"])
+    body = {"publisher": "acme", "contact": {**CONTACT, "phone": "+1 555 0100"}}
+    assert shop.ask("put_subscriber", body=body, headers={"if-match": known.etag}).body["card"] is None
+
+
+def test_a_cancellation_in_the_second_of_its_opening_bill_still_gets_a_last_bill(shop: Shop) -> None:
+    subscription = shop.paying()
+    bill_claimed(shop, subscription)
+    assert shop.ask("post_cancel", subscription, body={"when": "now"}).body["next_bill_at"] == "2026-03-12T19:04:01Z"

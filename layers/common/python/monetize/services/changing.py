@@ -5,7 +5,7 @@ the next day or period; what was paid ahead and is not used comes back with the 
 """
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Final, Protocol
 
@@ -307,9 +307,9 @@ def cancel(person: Person, subscription_id: str, when: str, reason: str, now: da
 
 
 def _not_before(subscription: Subscription, at: datetime) -> datetime:
-    """A cancellation never lies on or before a date that was billed: that bill would be its last one as well."""
+    """A cancellation is later than what was billed, if by a second: the last bill gives back what was paid ahead."""
     if subscription.last_edge is not None and at <= subscription.last_edge:
-        return subscription.last_edge
+        return subscription.last_edge + timedelta(seconds=1)
     return at
 
 

@@ -53,10 +53,19 @@ def put_contact(
     """Replace billing and contact information, at Stripe first. `rev` is what was read, None for the first time."""
     seller = the_publisher(publisher, ports)
     at = time_of(seller, now)
+
     subscriber = the_subscriber(publisher, person.organization, at, ports)
     if subscriber.rev != (rev or 0):
         raise PreconditionFailed("changed_meanwhile", "This changed since it was read: read it again.")
-    return _known(with_customer(subscriber, None, contact, person, at, ports), ports)
+    try:
+        after = with_customer(subscriber, None, contact, person, at, ports)
+    except PreconditionFailed as changed:
+        if changed.code != "customer_forgotten":
+            raise
+        # That change was ours: a customer deleted at Stripe is out of the way now.
+        subscriber = the_subscriber(publisher, person.organization, at, ports)
+        after = with_customer(subscriber, None, contact, person, at, ports)
+    return _known(after, ports)
 
 
 def portal(person: Person, subscription_id: str, ports: Ports) -> str:

@@ -42,6 +42,7 @@ from monetize.services.subscription_access import (
     version_of,
     with_card,
     with_customer,
+    with_customers_alive,
 )
 
 PENDING_LIFE: Final = timedelta(hours=72)
@@ -249,7 +250,13 @@ def _checkout(subscription_id: str, now: datetime, ports: Ports) -> Checkout:
         raise Conflict("account_changed", "The publisher has another Stripe account now.")
     key = f"checkout:{subscription.id}:{subscription.rev}:{customer.id}"
     currency = subscription.currency or publisher.stripe.currency or "usd"
-    made = payments.begin_setup(account, customer.id, currency, subscription.id, subscription.publisher, key)
+    ordered = subscription.id
+    made = with_customers_alive(
+        subscriber,
+        customer,
+        lambda it: payments.begin_setup(account, it.id, currency, ordered, publisher.id, key),
+        ports,
+    )
     after = replace(subscription, checkout=made.id, checkout_expires_at=made.expires_at)
     ports.store.save(subscription, after)
     return made

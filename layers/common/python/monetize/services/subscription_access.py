@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from hashlib import sha256
 from typing import Any, Final, Protocol
 
@@ -237,8 +238,9 @@ def with_customer(
         after = replace(after, customers=(*after.customers, Customer(account=account, id=made)))
     stale = after.customers if known != subscriber.contact else after.customers[len(subscriber.customers) :]
     if known is not None:
+        tell = partial(_tell, known, ports)
         for customer in stale:
-            ports.payments().update_customer(customer.account, customer.id, known)
+            with_customers_alive(subscriber, customer, tell, ports)
     if after == subscriber and subscriber.rev:
         return subscriber
     entry = None
@@ -263,3 +265,25 @@ def the_subscriber(publisher: str, organization: str, at: datetime, ports: Ports
     if found.erasing:
         raise Conflict("erasing", "The subscriber's data is being erased.")
     return found
+
+
+def with_customers_alive[T](
+    subscriber: Subscriber, customer: Customer, act: Callable[[Customer], T], ports: Ports
+) -> T:
+    """Act on a customer at Stripe. One that somebody deleted there is forgotten, and the caller begins again.
+
+    Raises PreconditionFailed then (`until_unchanged` reads and decides anew): the next customer gets another key.
+    """
+    try:
+        return act(customer)
+    except NotFound as missing:
+        if missing.code != "customer_missing":
+            raise
+        others = tuple(each for each in subscriber.customers if each.id != customer.id)
+        forgotten = replace(subscriber, customers=others, generation=subscriber.generation + 1)
+        ports.store.save_subscriber(forgotten, None)
+        raise PreconditionFailed("customer_forgotten", "The customer was deleted at Stripe.") from missing
+
+
+def _tell(contact: Contact, ports: Ports, customer: Customer) -> None:
+    ports.payments().update_customer(customer.account, customer.id, contact)

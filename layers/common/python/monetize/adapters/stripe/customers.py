@@ -1,6 +1,7 @@
 """The subscriber at the publisher's account: customer, Checkout in setup mode, payment method, customer portal."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import stripe
 
 from monetize.adapters.stripe.client import options, told_as_ours
-from monetize.domain.errors import NotFound
+from monetize.domain.errors import NotFound, ProviderRefused
 from monetize.domain.stripe_events import OURS
 from monetize.domain.subscriptions import Contact
 
@@ -37,6 +38,23 @@ class PaidWith:
     expires: str  # yyyy-mm
 
 
+@contextmanager
+def _of_customer() -> Iterator[None]:
+    """As `told_as_ours`; a customer that somebody deleted at Stripe is NotFound `customer_missing`."""
+    try:
+        with told_as_ours():
+            yield
+    except NotFound as missing:
+        if missing.code != "stripe_object_missing":
+            raise
+        raise NotFound("customer_missing", "The customer is not at Stripe any more.") from missing
+    except ProviderRefused as refused:
+        about = (refused.members.get("provider_code"), refused.members.get("param"))
+        if about != ("resource_missing", "customer"):
+            raise
+        raise NotFound("customer_missing", "The customer is not at Stripe any more.") from refused
+
+
 @dataclass(frozen=True, slots=True)
 class StripeCustomers:
     """`returned` makes the portal's address for a subscription and an outcome (`done`, `cancelled`, empty)."""
@@ -56,7 +74,7 @@ class StripeCustomers:
         params: dict[str, Any] = {"name": contact.name, "email": contact.email, "address": address or ""}
         if contact.phone:
             params["phone"] = contact.phone
-        with told_as_ours():
+        with _of_customer():
             self.stripe.v1.customers.update(
                 customer,
                 params,  # type: ignore[arg-type] # built by part; the emulator checks it against the same types
@@ -66,7 +84,7 @@ class StripeCustomers:
     def delete_customer(self, account: str, customer: str) -> None:
         """For good, with its cards. One that is gone already is gone."""
         try:
-            with told_as_ours():
+            with _of_customer():
                 self.stripe.v1.customers.delete(customer, options=options(account))
         except NotFound:
             return
@@ -76,7 +94,7 @@ class StripeCustomers:
     ) -> Setup:
         """A hosted page on which the customer leaves a card."""
         metadata = {OURS: "checkout", "subscription": subscription, "publisher": publisher}
-        with told_as_ours():
+        with _of_customer():
             made = self.stripe.v1.checkout.sessions.create(
                 {
                     "mode": "setup",
