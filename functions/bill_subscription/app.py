@@ -1,6 +1,7 @@
 """Bill one subscription per message: the unit of retry is the unit of money."""
 
 import math
+from functools import partial
 from typing import Any
 
 from aws_lambda_powertools import Logger, Metrics, Tracer
@@ -11,7 +12,7 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from monetize import wiring
-from monetize.services import billing, running
+from monetize.services import billing, changing, payments, plans, running
 
 logger = Logger()
 tracer = Tracer()
@@ -49,7 +50,17 @@ def _bill(message: dict[str, Any], now: Any) -> billing.Worked:
     return billing.continue_bill(message["id"], now, wiring.billing(), placed=bool(message.get("placed")))
 
 
-WORK = {"shard": _shard, "subscription": _subscription, "bill": _bill}
+def _move(message: dict[str, Any], now: Any) -> billing.Worked:
+    change = partial(changing.change_version, ports=wiring.subscribing())
+    done = plans.run_move_step(message["plan"], message["id"], now, change, wiring.plans())
+    return billing.Worked("done" if done else "stepped")
+
+
+def _invoice(message: dict[str, Any], now: Any) -> billing.Worked:
+    return payments.attempt(message["id"], now, wiring.payments())
+
+
+WORK = {"invoice": _invoice, "shard": _shard, "subscription": _subscription, "bill": _bill, "move": _move}
 
 
 @metrics.log_metrics

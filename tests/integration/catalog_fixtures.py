@@ -25,7 +25,7 @@ from monetize.adapters.dynamo import keys
 from monetize.adapters.dynamo.table import Table, claim, put
 from monetize.domain.audit import AuditEntry
 from monetize.domain.publishers import BillingSettings, Publisher, StripeLink
-from monetize.domain.subscriptions import Subscription
+from monetize.domain.subscriptions import Span, Subscription
 from monetize.services.catalog import default_tiers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -177,11 +177,15 @@ class Desk:
             status=status,
             plan=plan,
             version=version,
+            currency="" if plan is None else "usd",
+            account="" if plan is None else self.accounts[publisher],
+            spans=(Span(start=NOW, kind="free" if plan is None else "paid", tier=tier, plan=plan, version=version),),
             created_at=NOW,
+            activated_at=NOW,
         )
-        ops = [put(made), claim(keys.publisher_subscription(publisher, subscription))]
+        ops = [put(made), claim(keys.publisher_subscription(publisher, subscription), subscription)]
         if plan is not None and version is not None:
-            ops.append(claim(keys.plan_subscription(plan, version, subscription)))
+            ops.append(claim(keys.plan_subscription(plan, version, subscription), subscription))
         self.table.write(*ops)
 
     def audited(self, organization: str) -> list[AuditEntry]:

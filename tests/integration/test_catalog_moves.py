@@ -1,5 +1,6 @@
 """Moving everybody on one version of a plan to another, in the background."""
 
+import json
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,8 +12,8 @@ from monetize.adapters.dynamo import keys
 from monetize.adapters.dynamo.table import claim, release
 from monetize.domain.errors import Conflict, ProviderBusy
 from monetize.services.plans import STEP, run_move_step
-from tests.integration.catalog_fixtures import NOW, Desk, desk
-from tests.integration.test_plans_routes import a_published_plan
+from tests.integration.catalog_fixtures import CONTEXT, NOW, Desk, desk
+from tests.integration.test_plans_routes import a_published_plan, wso2
 
 __all__ = ["desk"]
 
@@ -191,3 +192,30 @@ def test_a_move_of_another_plan_is_not_there(desk: Desk, plan: str) -> None:
     where = desk.ask("post_move", plan, body=MOVE).body["id"]
     assert desk.ask("get_move", other, where).code == "no_such_move"
     assert desk.clock.now() == NOW
+
+
+def test_the_billing_workers_message_moves_real_subscriptions(desk: Desk) -> None:
+    from functions.bill_subscription.app import handler as bill
+
+    plan = a_published_plan(desk)
+    meter = desk.ask("get_version", plan, "1").body["terms"]["charges"][1]["meter"]
+    desk.ask("post_version", plan, body={"wso2": wso2(meter, price=9900)})
+    desk.ask("post_publish", plan)
+    tier = desk.make("post_tier", {"name": "Platinum", "commercial": True, "plan": plan})["id"]
+    desk.subscribe("sub_live", "acme", "api_1", plan=plan, version=1, tier=tier)
+    desk.subscribe("sub_paused", "acme", "api_1", plan=plan, version=1, tier=tier, status="paused")
+    where = desk.ask("post_move", plan, body=MOVE).body["id"]
+    message = {
+        "messageId": "1",
+        "body": json.dumps(desk.queue.sent.pop()),
+        "attributes": {"MessageGroupId": "acme"},
+        "eventSource": "aws:sqs",
+    }
+    assert bill({"Records": [message]}, CONTEXT) == {"batchItemFailures": []}
+    done = desk.ask("get_move", plan, where).body
+    assert (done["status"], done["moved"]) == ("done", 1), done["failures"]
+    assert [it["code"] for it in done["failures"]] == ["subscription_not_active"]
+    versions = {
+        it["subscription"]: it["version"] for it in desk.ask("list_subscriptions", plan, query="").body["items"]
+    }
+    assert versions == {"sub_live": 2, "sub_paused": 1}
