@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from monetize import wiring
 from monetize.domain.errors import Invalid, NotFound
-from monetize.http import resolver
+from monetize.http import payment_routes, resolver
 from monetize.http.caller import OPERATOR, PUBLISHER_ADMIN, PUBLISHER_VIEWER, SUBSCRIBER, Caller
 from monetize.http.reports_schemas import (
     AgingResponse,
@@ -47,6 +47,7 @@ from monetize.services.reporting import Filter
 logger = Logger()
 tracer = Tracer()
 app = resolver.build()
+payment_routes.register(app, wiring.invoice_actions)
 
 INVOICES = ["invoices"]
 REPORTS = ["reports"]
@@ -145,7 +146,7 @@ def get_invoices(
 @app.get("/invoices/export", summary="Export a month's invoices or their lines as CSV", tags=INVOICES)
 def get_export(
     month: Month = None, what: Literal["invoices", "lines"] = "invoices", publisher: Name = None
-) -> Response[ExportResponse]:
+) -> Response[ExportResponse | str]:
     """A small month is the answer itself, as CSV. A large one is made in parts: ask again until it is complete."""
     seller, now = _seller(publisher), wiring.clock().now()
     chosen = reporting.month_of(month, now)
@@ -211,7 +212,7 @@ def get_revenue(
     by: Literal["total", "day", "plan", "api"] = "day",
     publisher: Name = None,
     format: Format = None,  # noqa: A002 # the name of the query parameter
-) -> Response[RevenueResponse]:
+) -> Response[RevenueResponse | str]:
     seller, ports, now = _seller(publisher), wiring.reporting(), wiring.clock().now()
     chosen = reporting.month_of(month, now)
     snapshot = reporting.revenue(seller, chosen, now, ports)
@@ -221,7 +222,7 @@ def get_revenue(
 
 
 @app.get("/reports/mrr", summary="Monthly recurring revenue by plan version", tags=REPORTS)
-def get_mrr(month: Month = None, publisher: Name = None, format: Format = None) -> Response[MrrResponse]:  # noqa: A002
+def get_mrr(month: Month = None, publisher: Name = None, format: Format = None) -> Response[MrrResponse | str]:  # noqa: A002
     seller, ports, now = _seller(publisher), wiring.reporting(), wiring.clock().now()
     chosen = reporting.month_of(month, now)
     model = MrrResponse.of(reporting.subscriptions(seller, chosen, now, ports), chosen, dict(ports.store.names(seller)))
@@ -233,7 +234,7 @@ def get_churn(
     month: Month = None,
     publisher: Name = None,
     format: Format = None,  # noqa: A002
-) -> Response[ChurnResponse]:
+) -> Response[ChurnResponse | str]:
     seller, now = _seller(publisher), wiring.clock().now()
     chosen = reporting.month_of(month, now)
     model = ChurnResponse.of(reporting.subscriptions(seller, chosen, now, wiring.reporting()), chosen)
@@ -246,7 +247,7 @@ def get_usage(
     top: Annotated[int, Query(ge=1, le=100)] = 10,
     publisher: Name = None,
     format: Format = None,  # noqa: A002
-) -> Response[UsageReportResponse]:
+) -> Response[UsageReportResponse | str]:
     seller, ports, now = _seller(publisher), wiring.reporting(), wiring.clock().now()
     chosen = reporting.month_of(month, now)
     snapshot = reporting.usage(seller, chosen, now, ports)
@@ -257,7 +258,7 @@ def get_usage(
 
 
 @app.get("/reports/aging", summary="What is unpaid, by how long it has been due", tags=REPORTS)
-def get_aging(publisher: Name = None, format: Format = None) -> Response[AgingResponse]:  # noqa: A002
+def get_aging(publisher: Name = None, format: Format = None) -> Response[AgingResponse | str]:  # noqa: A002
     seller, now = _seller(publisher), wiring.clock().now()
     model = AgingResponse.of(reporting.aging(seller, now, wiring.reporting()))
     return _report(model, model.rows, AgingRow, format)

@@ -75,7 +75,7 @@ class PeriodResponse(ResponseModel):
 
 
 class StepResponse(ResponseModel):
-    """`units` times `unit_price` plus `flat_amount` is `amount`, minor units, before rounding. `size`: units of a package."""
+    """`units` times `unit_price` plus `flat_amount` is `amount`: minor units, not rounded. `size`: of a package."""
 
     units: int
     unit_price: str
