@@ -109,6 +109,56 @@ def test_an_edit_must_say_which_state_it_read(desk: Desk) -> None:
     assert (stale.status, stale.code) == (412, "changed_since_read")
 
 
+def test_no_edit_writes_over_what_its_caller_did_not_read(desk: Desk) -> None:
+    meter = desk.make("post_meter", METER)["id"]
+    plan = desk.make("post_plan", {"name": "P", "wso2": wso2(meter)})["id"]
+    one, two, gold = an_api(desk, name="One"), an_api(desk, name="Two"), seeded(desk, "Gold")
+    bundle = desk.make("post_bundle", {"name": "Both", "apis": [one, two]})["id"]
+    edits: list[tuple[str, str, dict[str, Any]]] = [
+        ("put_tier", gold, {"name": "Golden"}),
+        ("put_meter", meter, METER),
+        ("put_plan", plan, {"name": "Q", "wso2": wso2(meter)}),
+        ("put_api", two, {"name": "Three"}),
+        ("put_api_tiers", two, {"tiers": [gold]}),
+        ("put_bundle", bundle, {"name": "All", "apis": [one, two]}),
+        ("put_bundle_tiers", bundle, {"tiers": [gold]}),
+    ]
+    before = desk.everything("acme")
+    for route, which, body in edits:
+        stale = desk.ask(route, which, body=body, headers={"if-match": '"99"'})
+        assert (route, stale.status, stale.code) == (route, 412, "changed_since_read")
+        unsaid = desk.ask(route, which, body=body)
+        assert (route, unsaid.status, unsaid.code) == (route, 428, "if_match_required")
+    assert desk.everything("acme") == before
+
+
+def test_an_edit_that_another_overtakes_is_refused(desk: Desk) -> None:
+    gold, between = seeded(desk, "Gold"), [True]
+
+    def interleave(operation: str, _request: Any) -> None:
+        if operation == "TransactWriteItems" and between:
+            between.clear()
+            assert desk.ask("put_tier", gold, body={"name": "First"}, headers={"if-match": '"1"'}).status == 200
+
+    desk.dynamodb.on_call = interleave
+    lost = desk.ask("put_tier", gold, body={"name": "Second"}, headers={"if-match": '"1"'})
+    assert (lost.status, lost.code) == (412, "changed_meanwhile")
+    assert desk.ask("get_tier", gold).body["name"] == "First"
+
+
+def test_a_plan_archived_while_a_tier_is_made_stops_the_tier(desk: Desk) -> None:
+    plan, between = a_published_plan(desk), [True]
+
+    def interleave(operation: str, _request: Any) -> None:
+        if operation == "TransactWriteItems" and between:
+            between.clear()
+            assert desk.ask("post_archive", plan).status == 200
+
+    desk.dynamodb.on_call = interleave
+    body = {"name": "Platinum", "commercial": True, "plan": plan}
+    assert desk.ask("post_tier", body=body).code == "changed_meanwhile"
+
+
 @pytest.mark.parametrize("name", ["Gold", "gold", "  GOLD "])
 def test_a_tiers_name_is_its_own_whatever_its_case(desk: Desk, name: str) -> None:
     assert desk.ask("post_tier", body={"name": name}).code == "name_taken"
@@ -214,6 +264,10 @@ def test_a_meter_that_makes_no_sense_is_refused(desk: Desk, changed: dict[str, A
     refused = desk.ask("post_meter", body=METER | changed)
     assert (refused.status, refused.code) == (422, code)
     assert desk.ask("list_meters").body["items"] == []
+    meter = desk.make("post_meter", METER)
+    edited = desk.ask("put_meter", meter["id"], body=METER | changed, headers={"if-match": '"1"'})
+    assert (edited.status, edited.code) == (422, code)
+    assert desk.ask("get_meter", meter["id"]).body == meter
 
 
 # ---- plans
