@@ -191,7 +191,12 @@ def _authorize(event: Mapping[str, Any]) -> dict[str, Any]:
 
 def _context(decision: Decision) -> dict[str, str]:
     """What the access log and the integration get: `$context.authorizer.subscription` and so on."""
-    found = {"subscription": decision.subscription, "environment": decision.environment, "reason": decision.reason}
+    found = {
+        "publisher": decision.publisher,
+        "subscription": decision.subscription,
+        "environment": decision.environment,
+        "reason": decision.reason,
+    }
     hard = [each for each in decision.standings if each.hard]
     if hard:
         found["remaining"] = str(min(each.remaining for each in hard))

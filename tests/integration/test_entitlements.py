@@ -177,6 +177,7 @@ def test_a_publisher_that_fails_closed_lets_nobody_through_unseen(
         raise EndpointConnectionError(endpoint_url="https://dynamodb.invalid")
 
     monkeypatch.setattr(metered.dynamodb, "batch_get_item", broken)
+    monkeypatch.setattr(metered.dynamodb, "get_item", broken)
     body = metered.ask("check_entitlement_one").body
     assert (body["allowed"], body["reason"], body["degraded"]) == (False, "temporarily_unavailable", True)
 
@@ -207,7 +208,7 @@ def test_a_question_that_makes_no_sense_is_refused(metered: Metered, body: objec
 def test_the_authorizer_lets_through_with_the_context_that_access_logs_need(metered: Metered) -> None:
     assert _authorize() == {
         "isAuthorized": True,
-        "context": {"subscription": SUB, "environment": "production", "remaining": "5"},
+        "context": {"publisher": "acme", "subscription": SUB, "environment": "production", "remaining": "5"},
     }
 
 

@@ -75,6 +75,12 @@ def sqs() -> Any:
 
 
 @part
+def s3() -> Any:
+    """boto3's S3 client."""
+    return _client("s3")
+
+
+@part
 def core() -> Any:
     """The Core table."""
     from monetize.adapters.dynamo.table import Table
