@@ -106,6 +106,6 @@ class Api:
             joint = "&" if "?" in path else "?"
             page = self.call("GET", f"{path}{joint}limit=100{f'&cursor={cursor}' if cursor else ''}")
             items.extend(page["items"])
-            cursor = page["next"]
+            cursor = page["cursor"]
             if cursor is None:
                 return items

@@ -12,8 +12,8 @@ KEEP = timedelta(days=1)
 class AccountPace:
     """At most `per_second` places a second for each account; a place taken is kept, so who waits asks once.
 
-    The item holds the next free place in milliseconds (`next_place`). One write takes a place: the common case, an account
-    that is busy, succeeds at the first attempt; a place at once costs a second, failed condition.
+    The item holds the next free place in milliseconds (`free`). One write takes a place: the common case, an account
+    that is idle, succeeds at the first attempt; a place later costs a second write, the first condition having failed.
     """
 
     table: Table
@@ -56,5 +56,5 @@ class AccountPace:
                 )
             except client.exceptions.ConditionalCheckFailedException:
                 continue  # the last place passed meanwhile: one is free now
-            place = int(answer["Attributes"]["next_place"]["N"]) - step
+            place = int(answer["Attributes"]["free"]["N"]) - step
             return max(0.0, (place - present) / 1000)
