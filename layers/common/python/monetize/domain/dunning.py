@@ -97,17 +97,28 @@ class FoundCustomer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """When an unpaid invoice is charged again, in days after it first failed, and how long access stays open."""
+    """When an unpaid invoice is charged again, in days after it first failed, and how long access stays open.
+
+    `card` is what is charged: the payment method on file now.
+    """
 
     retry_days: tuple[int, ...]
     grace_days: int
+    card: str = ""
 
 
-def terms_of(publisher: Publisher, subscriber: Subscriber | None, plan_grace_days: int | None) -> Terms:
+def terms_of(
+    publisher: Publisher, subscriber: Subscriber | None, plan_grace_days: int | None, account: str = ""
+) -> Terms:
     """Grace by subscriber, else by plan, else by publisher (whose setting has a default)."""
     chosen = [subscriber.payment_grace_days if subscriber is not None else None, plan_grace_days]
     grace = next((days for days in chosen if days is not None), publisher.settings.payment_grace_days)
-    return Terms(retry_days=tuple(sorted(publisher.settings.retry_days)), grace_days=grace)
+    customer = subscriber.customer(account) if subscriber is not None else None
+    return Terms(
+        retry_days=tuple(sorted(publisher.settings.retry_days)),
+        grace_days=grace,
+        card=(customer.payment_method or "") if customer is not None else "",
+    )
 
 
 def brought_up(invoice: Invoice, found: Collected, terms: Terms, at: datetime) -> Invoice:
@@ -151,6 +162,7 @@ def failed(invoice: Invoice, failure: str, terms: Terms, at: datetime) -> Invoic
         failure=failure,
         failed_at=since,
         final=final,
+        card=terms.card,
         action_required=failure == ACTION,
         next_attempt_at=None if final else next_attempt(since, terms, at),
         pending=invoice.pending if invoice.failed_at is not None else _grace(since, terms, at),

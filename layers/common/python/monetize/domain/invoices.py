@@ -138,6 +138,7 @@ class Invoice:
     failure: str = ""  # the provider's code of the last failed attempt
     failed_at: datetime | None = None  # since when it is owed and not paid; the schedule counts from here
     final: bool = False  # a hard decline: no further attempt until the payment method changes
+    card: str = ""  # the payment method on file when it last failed
     action_required: bool = False  # the customer has to authenticate on the hosted page
     out_of_band: bool = False  # paid outside Stripe
     disputed: str = ""  # open, won, lost

@@ -35,9 +35,11 @@ from monetize.domain.offers import time_of
 from monetize.domain.plans import PlanVersion
 from monetize.domain.publishers import Publisher
 from monetize.domain.subscriptions import Customer, Subscriber, Subscription, noted, scheduled
+from monetize.services.billing import Worked
 from monetize.services.subscription_access import Person
 
 TRIES = 5  # of reading and writing again when somebody else wrote in between
+ACTING = timedelta(minutes=15)  # how long after a request what is seen at the provider may be its doing
 AGAIN_UNREACHABLE = timedelta(days=1)
 
 
@@ -54,6 +56,7 @@ class Store(Protocol):
     def bill(self, sub: str, edge: datetime) -> Bill | None: ...
     def owed_by(self, publisher: str, subscriber: str) -> Iterator[Invoice]: ...
     def action(self, invoice: str, action: str) -> Action | None: ...
+    def acting(self, invoice: str, since: datetime) -> bool: ...
     def listed(self, invoice: Invoice) -> None: ...
     def done(self, event: str, outcome: str) -> Any: ...
     def save(
@@ -101,15 +104,6 @@ class Ports:
 
 
 @dataclass(frozen=True, slots=True)
-class Worked:
-    """What a message led to: `outcome` is a word for metrics."""
-
-    outcome: str
-    bill: str = ""
-    again_in: float = 0
-
-
-@dataclass(frozen=True, slots=True)
 class Around:
     """An invoice with what it acts on, as read."""
 
@@ -127,7 +121,6 @@ class Written:
 
     event: tuple[str, str] | None = None
     action: Action | None = None
-    entry: AuditEntry | None = None
     hand: bool = True  # a change nobody here asked for is somebody's at the provider, and audited as theirs
 
 
@@ -264,9 +257,10 @@ def _store(around: Around, after: Invoice, written: Written, ports: Ports) -> bo
         if after.status == "paid" and subscription.status == "pending_invoice":
             subscription = _begun(subscription, around.publisher, around.at)
     bill = bill_after(around.bill, after, around.at) if around.bill is not None else None
-    entries = [] if written.entry is None else [written.entry]
-    if written.hand:
-        entries += [audit("stripe", before, action, what, around.at, ports) for action, what in by_hand(before, after)]
+    done = list(by_hand(before, after)) if written.hand else []
+    if done and ports.store.acting(before.id, around.at - ACTING):
+        done = []  # asked for here, and audited as that person's
+    entries = [audit("stripe", before, action, what, around.at, ports) for action, what in done]
     invoice = after if after != before else None
     bill = bill if bill != around.bill else None
     subscription = _if_changed(around.subscription, subscription)
@@ -331,7 +325,9 @@ def customer_changed(subscriber: Subscriber, customer_id: str, event: str | None
         outcome, after, owed = _customer_after(latest, known, found, now, ports)
         if outcome == "unchanged" and event is None:
             return outcome
-        entries = [] if outcome == "unchanged" else [_of_customer(latest, outcome, known, found, now, ports)]
+        entries = (
+            [] if outcome in ("unchanged", "retried") else [_of_customer(latest, outcome, known, found, now, ports)]
+        )
         try:
             ports.store.save(
                 subscriber=after if after != latest else None,
@@ -358,21 +354,24 @@ def _customer_after(
     card = replace(
         known, payment_method=found.payment_method, brand=found.brand, last4=found.last4, expires=found.expires
     )
+    # The card may be known from its own Checkout already: what failed on another one is what counts.
+    owed = [] if card.payment_method is None else list(_charged_again(subscriber, known, card, now, ports))
     if card == known:
-        return "unchanged", subscriber, []
+        return ("retried" if owed else "unchanged"), subscriber, owed
     after = replace(subscriber, customers=tuple(card if each.id == known.id else each for each in subscriber.customers))
-    if card.payment_method is None:
-        return "card_removed", after, []
-    return "card_replaced", after, list(_charged_again(subscriber, known.account, now, ports))
+    return ("card_removed" if card.payment_method is None else "card_replaced"), after, owed
 
 
-def _charged_again(subscriber: Subscriber, account: str, now: datetime, ports: Ports) -> Iterator[Invoice]:
+def _charged_again(
+    subscriber: Subscriber, before: Customer, after: Customer, now: datetime, ports: Ports
+) -> Iterator[Invoice]:
     """What failed on the former card is tried on the new one at once."""
     publisher = ports.store.publisher(subscriber.publisher)
     at = time_of(publisher, now) if publisher is not None else now
     for invoice in ports.store.owed_by(subscriber.publisher, subscriber.id):
-        if invoice.account == account and invoice.status == "payment_failed":
-            yield retried_now(invoice, at, "card_replaced")
+        another = after != before or invoice.card != after.payment_method
+        if invoice.account == after.account and invoice.status == "payment_failed" and another:
+            yield replace(retried_now(invoice, at, "card_replaced"), card=after.payment_method or "")
 
 
 def _of_customer(
@@ -412,7 +411,7 @@ def _around(invoice_id: str, now: datetime, ports: Ports) -> Around | None:
         subscription,
         ports.store.bill(invoice.subscription, invoice.edge),
         publisher,
-        terms_of(publisher, subscriber, grace),
+        terms_of(publisher, subscriber, grace, invoice.account),
         time_of(publisher, now),
     )
 

@@ -12,8 +12,6 @@ from monetize.domain.dunning import ACTION, Collected, FoundCustomer
 from monetize.domain.errors import NotFound
 from monetize.domain.stripe_events import OURS
 
-EXPAND = "payments.data.payment.payment_intent"
-
 
 @dataclass(frozen=True, slots=True)
 class StripePayments:
@@ -26,42 +24,40 @@ class StripePayments:
     def collected(self, account: str, invoice: str, *, disputed: bool = False) -> Collected:
         """The invoice with its payment, refunds and disputes. NotFound when Stripe has none.
 
-        One request for an open invoice, two for a paid one, three where it was ever disputed (`disputed`: we know it).
+        One request while nothing was attempted, else two, three where it was ever disputed (`disputed`: we know it).
+        The payment is not expanded in the first: what was paid outside Stripe has none to expand.
         """
         with told_as_ours():
-            found = self.stripe.v1.invoices.retrieve(invoice, {"expand": [EXPAND]}, options(account))
-            intent = _intent(found)
-            charge = None
-            if intent is not None and intent.latest_charge is not None and found.amount_paid:
-                charge = self.stripe.v1.charges.retrieve(_id(intent.latest_charge), None, options(account))
-            dispute = ""
-            if charge is not None and (charge.disputed or disputed):
+            found = self.stripe.v1.invoices.retrieve(invoice, {"expand": ["payments"]}, options(account))
+            intent, charge, dispute = _intent(found), None, ""
+            if intent and (found.attempt_count or found.amount_paid):
+                intent = self.stripe.v1.payment_intents.retrieve(
+                    _id(intent), {"expand": ["latest_charge"]}, options(account)
+                )
+                charge = intent.latest_charge if found.amount_paid else None
+            if isinstance(charge, stripe.Charge) and (charge.disputed or disputed):
                 page = self.stripe.v1.disputes.list({"charge": charge.id, "limit": 1}, options(account))
                 dispute = next((_dispute(each) for each in page.data), "")
-        return reading(found, intent, int(charge.amount_refunded) if charge is not None else 0, dispute)
-
-    def invoice_of_payment(self, account: str, invoice_payment: str) -> str:
-        """Which invoice an `invoice_payment` belongs to."""
-        with told_as_ours():
-            return _id(self.stripe.v1.invoice_payments.retrieve(invoice_payment, None, options(account)).invoice)
+        return reading(found, intent, int(charge.amount_refunded) if isinstance(charge, stripe.Charge) else 0, dispute)
 
     def customer(self, account: str, customer: str) -> FoundCustomer:
         """A customer with its default card. NotFound when Stripe never had it; `deleted` when somebody deleted it."""
         with told_as_ours():
-            found = self.stripe.v1.customers.retrieve(
-                customer, {"expand": ["invoice_settings.default_payment_method"]}, options(account)
-            )
-        if getattr(found, "deleted", False):
-            return FoundCustomer(id=customer, deleted=True)
+            # Two requests: what a deleted customer answers has nothing left to expand.
+            found = self.stripe.v1.customers.retrieve(customer, None, options(account))
+            if getattr(found, "deleted", False):
+                return FoundCustomer(id=customer, deleted=True)
+            settings = found.invoice_settings
+            default = _id(settings.default_payment_method) if settings is not None else ""
+            method = self.stripe.v1.payment_methods.retrieve(default, None, options(account)) if default else None
         metadata = _dict(found.metadata)
-        method = found.invoice_settings.default_payment_method if found.invoice_settings is not None else None
-        card = method.card if method is not None and not isinstance(method, str) else None
+        card = method.card if method is not None else None
         return FoundCustomer(
             id=found.id,
             ours=OURS in metadata,
             publisher=metadata.get("publisher", ""),
             subscriber=metadata.get("subscriber", ""),
-            payment_method=None if method is None else _id(method),
+            payment_method=default or None,
             brand=card.brand if card is not None else "",
             last4=(card.last4 or "") if card is not None else "",
             expires=f"{card.exp_year:04d}-{card.exp_month:02d}" if card is not None else "",
@@ -98,6 +94,8 @@ class StripePayments:
             params["refund_amount"] = amount
         elif to == "balance":
             params["credit_amount"] = amount
+        elif to == "outside":
+            params["out_of_band_amount"] = amount
         if reason:
             params["reason"] = reason
         if memo:

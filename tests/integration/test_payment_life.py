@@ -1,0 +1,448 @@
+"""The life of an unpaid invoice: retries, grace, suspension, restoration; and what people and banks do to it."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from monetize import wiring
+from monetize.adapters.dynamo import keys
+from monetize.domain.errors import Conflict, Invalid, NotFound
+from monetize.domain.invoices import Invoice
+from monetize.domain.plans import PlanVersion
+from monetize.domain.subscriptions import Subscriber, Subscription
+from monetize.services import payments
+from monetize.services.invoice_actions import Done, Request, act, credit_correction
+from monetize.services.subscription_access import Person
+from tests.integration.payment_fixtures import START, Shop, shop
+
+__all__ = ["shop"]
+
+ANN = Person("ann", "acme")
+DAY = timedelta(days=1)
+
+
+def worked(shop: Shop, invoice: Invoice) -> str:
+    """What the worker of the to-do list makes of it now, with all that Stripe then tells."""
+    outcome = payments.attempt(invoice.id, shop.now, wiring.payments()).outcome
+    shop.settle()
+    return outcome
+
+
+def asked(shop: Shop, invoice: Invoice, what: str, key: str = "key", **details: Any) -> Done:
+    done = act(ANN, invoice.id, Request(what=what, key=key, **details), shop.now, wiring.payments())
+    shop.settle()
+    return done
+
+
+def history(shop: Shop, invoice: Invoice) -> list[str]:
+    return [step.what for step in shop.invoice(invoice).history]
+
+
+def charges(shop: Shop) -> list[str | None]:
+    """Idempotency keys of the charges that Stripe was asked for."""
+    return [each.idempotency_key for each in shop.stripe.requests if each.path.endswith("/pay") and not each.replayed]
+
+
+# --- the schedule ---
+
+
+def test_every_attempt_has_its_own_key_and_follows_the_publishers_days(shop: Shop) -> None:
+    shop.decline()
+    made = shop.sent(charge=True)
+    shop.settle()
+    when = []
+    while (at := shop.invoice(made).next_attempt_at) is not None:
+        shop.system.clock.move_to(at)
+        when.append(at - START)
+        assert worked(shop, made) == "declined"
+    assert when == [1 * DAY, 3 * DAY, 5 * DAY, 7 * DAY]
+    assert shop.invoice(made).attempts == 5
+    keys_used = charges(shop)
+    assert len(keys_used) == 5
+    assert len(set(keys_used)) == 5
+    assert shop.invoice(made).status == "payment_failed"
+
+
+def test_no_attempt_follows_a_hard_decline_until_the_card_is_another(shop: Shop) -> None:
+    shop.decline("stolen_card")
+    made = shop.sent(charge=True)
+    shop.settle()
+    assert shop.invoice(made).next_attempt_at is None
+    session = wiring.customers().begin_setup(shop.account, shop.customer, "usd", "sub_one", "acme", "again")
+    shop.stripe.complete_checkout(shop.account, session.id, "5555555555554444")
+    shop.settle()
+    assert shop.invoice(made).next_attempt_at == shop.now
+    assert worked(shop, made) == "paid"
+    assert shop.subscription().payment_state == "current"
+
+
+def test_an_invoice_whose_first_result_was_lost_is_asked_for_under_the_same_key(shop: Shop) -> None:
+    made = shop.sent(charge=True)
+    shop.stripe.webhooks.due(shop.now)  # told, and lost
+    shop.system.clock.move_to(shop.now + timedelta(hours=1))
+    assert payments.attempt(made.id, shop.now, wiring.payments()).outcome == "settled"
+    assert shop.invoice(made).status == "paid"
+    assert len(charges(shop)) == 1
+
+
+def test_an_attempt_that_is_worked_twice_charges_once(shop: Shop) -> None:
+    made = shop.sent()
+    shop.system.clock.move_to(shop.now + timedelta(minutes=15))
+    assert worked(shop, made) == "paid"
+    assert payments.attempt(made.id, shop.now, wiring.payments()).outcome == "not_due"
+    assert shop.stripe.accounts[shop.account].customers[shop.customer]["balance"] == 0
+    assert len(charges(shop)) == 1
+
+
+def test_grace_is_the_subscribers_else_the_plans_else_the_publishers(shop: Shop) -> None:
+    shop.decline()
+    made = shop.sent(charge=True)
+    shop.settle()
+    assert shop.subscription().suspend_at == START + 3 * DAY
+    shop.change(PlanVersion, keys.plan_version("plan_gold", 1), terms=_with_grace(shop, 10))
+    other = shop.sent(charge=True, subscription=shop.subscribe("sub_two").id)
+    shop.settle()
+    assert shop.subscription("sub_two").suspend_at == START + 10 * DAY
+    shop.change(Subscriber, keys.subscriber("acme", "dev"), payment_grace_days=30)
+    third = shop.sent(charge=True, subscription=shop.subscribe("sub_three").id)
+    shop.settle()
+    assert shop.subscription("sub_three").suspend_at == START + 30 * DAY
+    assert {shop.invoice(each).status for each in (made, other, third)} == {"payment_failed"}
+
+
+def _with_grace(shop: Shop, days: int) -> Any:
+    from dataclasses import replace
+
+    version = shop.table.get(PlanVersion, keys.plan_version("plan_gold", 1))
+    assert version is not None
+    return replace(version.terms, grace_days=days)
+
+
+def test_access_ends_with_the_grace_after_a_notice_and_comes_back_with_the_payment(shop: Shop) -> None:
+    shop.decline()
+    made = shop.sent(charge=True)
+    shop.settle()
+    shop.system.clock.move_to(START + 2 * DAY)
+    worked(shop, made)
+    assert "suspension_notice" in history(shop, made)
+    assert shop.subscription().payment_state == "past_due"
+    shop.system.clock.move_to(START + 3 * DAY)
+    worked(shop, made)
+    assert shop.subscription().payment_state == "suspended"
+    shop.stripe.pay_by_hand(shop.account, made.stripe_id, _good_card(shop))
+    shop.settle()
+    found = shop.subscription()
+    assert (found.payment_state, found.past_due_since, found.suspend_at, found.unpaid) == ("current", None, None, ())
+    assert [step.what for step in found.history][-3:] == ["past_due", "suspended", "payment_restored"]
+
+
+def _good_card(shop: Shop) -> str:
+    made = shop.client.v1.payment_methods.create(
+        {"type": "card", "card": {"number": "4242424242424242", "exp_month": 1, "exp_year": 2040}}, shop.options
+    )
+    shop.client.v1.payment_methods.attach(made.id, {"customer": shop.customer}, shop.options)
+    return str(made.id)
+
+
+def test_one_paid_invoice_of_two_does_not_restore(shop: Shop) -> None:
+    shop.decline()
+    first, second = shop.sent(charge=True), shop.sent(charge=True, edge=START + 31 * DAY)
+    shop.settle()
+    card = _good_card(shop)
+    shop.stripe.pay_by_hand(shop.account, first.stripe_id, card)
+    shop.settle()
+    assert shop.subscription().payment_state == "past_due"
+    assert shop.subscription().unpaid == (second.id,)
+    shop.stripe.pay_by_hand(shop.account, second.stripe_id, card)
+    shop.settle()
+    assert shop.subscription().payment_state == "current"
+
+
+def test_three_d_secure_waits_for_the_customer_with_a_link_that_is_stored_nowhere(shop: Shop) -> None:
+    shop.decline("authentication_required")
+    made = shop.sent(charge=True)
+    shop.settle()
+    invoice = shop.invoice(made)
+    assert (invoice.action_required, invoice.next_attempt_at) == (True, None)
+    assert "action_required" in history(shop, made)
+    link = wiring.invoice_actions().hosted_page
+    from monetize.http.caller import Caller
+
+    dev = Caller("dana", "dev", "business", frozenset({"subscriber"}), None)
+    url = link(dev, made.id)
+    assert made.stripe_id in url
+    assert url not in str(shop.table.raw(keys.invoice(made.id)))
+    with pytest.raises(NotFound):
+        link(Caller("eve", "other", "business", frozenset({"subscriber"}), None), made.id)
+    shop.stripe.pay_by_hand(shop.account, made.stripe_id)
+    shop.settle()
+    assert shop.invoice(made).status == "paid"
+    assert not shop.invoice(made).action_required
+
+
+def test_stripes_own_retries_are_observed_and_ours_come_after_them(shop: Shop) -> None:
+    shop.stripe.accounts[shop.account].retry_days = (2,)
+    shop.decline()
+    made = shop.sent()
+    shop.client.v1.invoices.update(made.stripe_id, {"auto_advance": True}, shop.options)
+    shop.charge(made)
+    shop.settle()
+    assert shop.invoice(made).next_attempt_at == START + 2 * DAY + timedelta(hours=1)
+    shop.system.run_until(START + 2 * DAY + timedelta(minutes=1))
+    assert shop.invoice(made).attempts == 2
+
+
+def test_an_invoice_that_is_paid_by_hand_is_past_due_after_its_date(shop: Shop) -> None:
+    made = shop.sent(collection="send_invoice")
+    shop.system.clock.move_to(shop.now + timedelta(minutes=15))
+    assert worked(shop, made) == "waits"
+    shop.system.clock.move_to(START + 14 * DAY)
+    worked(shop, made)
+    assert shop.invoice(made).status == "payment_failed"
+    assert shop.subscription().payment_state == "past_due"
+    assert charges(shop) == []
+
+
+def test_without_a_card_the_schedule_goes_on_and_nothing_is_lost(shop: Shop) -> None:
+    made = shop.sent()
+    shop.stripe.detach_card(shop.account, shop.card)
+    shop.system.clock.move_to(shop.now + timedelta(minutes=15))
+    assert worked(shop, made) == "refused"
+    invoice = shop.invoice(made)
+    assert (invoice.status, invoice.next_attempt_at) == ("payment_failed", shop.now + DAY)
+    assert shop.subscription().payment_state == "past_due"
+
+
+def test_an_account_that_left_is_asked_again_tomorrow_and_the_rest_goes_on(shop: Shop) -> None:
+    made = shop.sent()
+    shop.stripe.deauthorize(shop.account)
+    shop.system.clock.move_to(shop.now + timedelta(minutes=15))
+    assert payments.attempt(made.id, shop.now, wiring.payments()).outcome == "unreachable"
+    assert shop.invoice(made).next_attempt_at == shop.now + DAY
+
+
+# --- by hand, at Stripe ---
+
+
+def test_an_invoice_voided_by_hand_is_void_here_and_audited(shop: Shop) -> None:
+    shop.decline()
+    made = shop.sent(charge=True)
+    shop.settle()
+    shop.stripe.void_invoice(shop.account, made.stripe_id)
+    shop.settle()
+    assert (shop.invoice(made).status, shop.bill(made).status) == ("void", "void")
+    assert shop.subscription().payment_state == "current"
+    assert ("stripe", "invoice.void", made.id) in shop.audited()
+
+
+def test_an_invoice_marked_paid_by_hand_is_paid_out_of_band_and_audited(shop: Shop) -> None:
+    made = shop.sent()
+    shop.stripe.mark_paid(shop.account, made.stripe_id)
+    shop.settle()
+    invoice = shop.invoice(made)
+    assert (invoice.status, invoice.out_of_band) == ("paid", True)
+    assert ("stripe", "invoice.paid_out_of_band", made.id) in shop.audited()
+
+
+def test_an_uncollectible_invoice_keeps_access_shut_until_it_is_paid(shop: Shop) -> None:
+    shop.decline()
+    made = shop.sent(charge=True)
+    shop.settle()
+    shop.client.v1.invoices.mark_uncollectible(made.stripe_id, None, shop.options)
+    shop.settle()
+    assert (shop.invoice(made).status, shop.bill(made).status) == ("uncollectible", "uncollectible")
+    assert shop.subscription().payment_state == "past_due"
+    shop.system.clock.move_to(START + 3 * DAY)
+    worked(shop, made)
+    assert shop.subscription().payment_state == "suspended"
+    shop.stripe.pay_by_hand(shop.account, made.stripe_id, _good_card(shop))
+    shop.settle()
+    assert (shop.invoice(made).status, shop.bill(made).status) == ("paid", "paid")
+    assert shop.subscription().payment_state == "current"
+
+
+def test_a_second_partial_refund_counts_and_a_failed_one_comes_off(shop: Shop) -> None:
+    made = shop.sent(charge=True)
+    shop.settle()
+    charge = shop.charge_of(made)
+    shop.stripe.refund_charge(shop.account, charge, 1000)
+    shop.settle()
+    second = shop.stripe.refund_charge(shop.account, charge, 500)
+    shop.settle()
+    assert shop.invoice(made).refunded == 1500
+    assert history(shop, made).count("refunded") == 2
+    shop.stripe.fail_refund(shop.account, second["id"])
+    shop.settle()
+    assert shop.invoice(made).refunded == 1000
+    assert history(shop, made)[-1] == "refund_failed"
+    assert [entry for entry in shop.audited() if entry[1] == "invoice.refund"] == [
+        ("stripe", "invoice.refund", made.id)
+    ] * 3
+
+
+def test_a_full_refund_leaves_the_invoice_paid_and_the_access_open(shop: Shop) -> None:
+    made = shop.sent(charge=True)
+    shop.settle()
+    shop.stripe.refund_charge(shop.account, shop.charge_of(made))
+    shop.settle()
+    invoice = shop.invoice(made)
+    assert (invoice.status, invoice.refunded, invoice.amount_paid) == ("paid", 4900, 4900)
+    assert shop.subscription().payment_state == "current"
+
+
+@pytest.mark.parametrize(("won", "word"), [(True, "won"), (False, "lost")])
+def test_a_dispute_is_told_when_it_opens_and_when_the_bank_decides(shop: Shop, won: bool, word: str) -> None:
+    made = shop.sent(charge=True)
+    shop.settle()
+    dispute = shop.stripe.open_dispute(shop.account, shop.charge_of(made))
+    shop.settle()
+    assert shop.invoice(made).disputed == "open"
+    shop.stripe.close_dispute(shop.account, dispute["id"], won=won)
+    shop.settle()
+    assert shop.invoice(made).disputed == word
+    assert history(shop, made)[-2:] == ["dispute_open", f"dispute_{word}"]
+    assert ("stripe", "invoice.dispute", made.id) in shop.audited()
+    assert shop.subscription().payment_state == "current"
+
+
+def test_a_credit_note_made_by_hand_lowers_what_is_open(shop: Shop) -> None:
+    made = shop.sent()
+    shop.client.v1.credit_notes.create({"invoice": made.stripe_id, "amount": 900}, shop.options)
+    shop.settle()
+    invoice = shop.invoice(made)
+    assert (invoice.credited, invoice.amount_remaining) == (900, 4000)
+    assert ("stripe", "invoice.credit_note", made.id) in shop.audited()
+
+
+def test_a_card_that_is_removed_renewed_or_replaced_is_known_here(shop: Shop) -> None:
+    shop.stripe.replace_card_number(shop.account, shop.card, 7, 2041)
+    shop.settle()
+    assert shop.subscriber().customers[0].expires == "2041-07"
+    shop.stripe.detach_card(shop.account, shop.card)
+    shop.settle()
+    assert shop.subscriber().customers[0].payment_method is None
+    done = [action for actor, action, _ in shop.audited() if actor == "stripe"]
+    assert set(done) == {"subscriber.card_replaced", "subscriber.card_removed"}
+
+
+def test_a_customer_deleted_at_stripe_is_forgotten_so_that_a_new_one_can_be_made(shop: Shop) -> None:
+    shop.stripe.delete_customer(shop.account, shop.customer)
+    shop.settle()
+    assert shop.subscriber().customers == ()
+    assert shop.subscriber().generation == 1
+    assert ("stripe", "subscriber.customer_deleted", "dev") in shop.audited()
+
+
+# --- by people, here ---
+
+
+def test_a_credit_note_is_made_once_under_its_key_for_ever(shop: Shop) -> None:
+    made = shop.sent()
+    first = asked(shop, made, "credit", amount=900)
+    shop.system.clock.move_to(shop.now + 40 * DAY)
+    again = asked(shop, made, "credit", amount=900)
+    assert first.action.made == again.action.made
+    assert shop.invoice(made).credited == 900
+    with pytest.raises(Invalid) as refused:
+        asked(shop, made, "credit", amount=901)
+    assert refused.value.code == "idempotency_key_reused"
+    assert [entry for entry in shop.audited() if "credit" in entry[1]] == [("ann", "invoice.credit", made.id)]
+
+
+def test_a_credit_interrupted_after_stripe_made_it_is_found_again_days_later(shop: Shop) -> None:
+    made = shop.sent()
+    real = wiring.payments()
+
+    class Crash(Exception): ...
+
+    def crash(moment: str, request: Any) -> None:
+        if moment == "after" and request.path == "/v1/credit_notes":
+            raise Crash
+
+    shop.stripe.on_call = crash
+    with pytest.raises(Crash):
+        act(ANN, made.id, Request(what="credit", key="key", amount=900), shop.now, real)
+    shop.stripe.on_call = None
+    shop.system.clock.move_to(shop.now + 3 * DAY)  # Stripe has forgotten the key
+    asked(shop, made, "credit", amount=900)
+    assert shop.invoice(made).credited == 900
+
+
+def test_a_refund_gives_money_back_once_and_never_more_than_was_paid(shop: Shop) -> None:
+    made = shop.sent(charge=True)
+    shop.settle()
+    asked(shop, made, "refund", amount=4000)
+    asked(shop, made, "refund", amount=4000)
+    assert shop.invoice(made).refunded == 4000
+    with pytest.raises(Conflict) as refused:
+        asked(shop, made, "refund", "other", amount=901)
+    assert refused.value.code == "above_refundable"
+    asked(shop, made, "refund", "rest")
+    assert shop.invoice(made).refunded == 4900
+
+
+def test_a_paid_invoice_is_credited_to_the_card_or_to_the_balance(shop: Shop) -> None:
+    made = shop.sent(charge=True)
+    shop.settle()
+    asked(shop, made, "credit", "one", amount=1000)
+    asked(shop, made, "credit", "two", amount=500, to="balance")
+    invoice = shop.invoice(made)
+    assert (invoice.credited, invoice.refunded) == (1500, 1000)
+    assert shop.stripe.accounts[shop.account].customers[shop.customer]["balance"] == -500
+
+
+def test_voiding_and_writing_off_need_something_open(shop: Shop) -> None:
+    made = shop.sent()
+    asked(shop, made, "write_off")
+    assert shop.invoice(made).status == "uncollectible"
+    asked(shop, made, "void")
+    assert shop.invoice(made).status == "void"
+    with pytest.raises(Conflict) as refused:
+        asked(shop, made, "void", "again")
+    assert refused.value.code == "not_open"
+    assert {entry[:2] for entry in shop.audited()} == {("ann", "invoice.write_off"), ("ann", "invoice.void")}
+
+
+def test_a_retry_on_request_charges_now_under_a_new_key(shop: Shop) -> None:
+    shop.decline("stolen_card")
+    made = shop.sent(charge=True)
+    shop.settle()
+    shop.accept()
+    asked(shop, made, "retry")
+    assert shop.invoice(made).status == "paid"
+    assert len(set(charges(shop))) == 2
+
+
+def test_another_publishers_invoice_is_as_unknown_as_one_that_never_was(shop: Shop) -> None:
+    made = shop.sent()
+    stranger = Person("eve", "other")
+    for name in (made.id, "inv_never"):
+        with pytest.raises(NotFound) as refused:
+            act(stranger, name, Request(what="void", key="key"), shop.now, wiring.payments())
+        assert refused.value.code == "unknown_invoice"
+    assert shop.invoice(made).status == "open"
+
+
+def test_a_correction_after_the_last_bill_is_credited_as_far_as_it_goes_once(shop: Shop) -> None:
+    made = shop.sent(charge=True)
+    shop.settle()
+    ports = wiring.payments()
+    assert credit_correction(made.id, 6000, "correction-1", shop.now, ports) == 4900
+    assert credit_correction(made.id, 6000, "correction-1", shop.now, ports) == 4900
+    shop.settle()
+    assert (shop.invoice(made).credited, shop.invoice(made).refunded) == (4900, 4900)
+    assert ("billing", "invoice.credit", made.id) in shop.audited()
+    assert credit_correction(made.id, 10, "correction-2", shop.now, ports) == 0
+
+
+def test_the_subscriptions_order_of_bills_does_not_matter_to_its_state(shop: Shop) -> None:
+    shop.decline()
+    made = shop.sent(charge=True)
+    for _ in range(3):
+        for event in reversed(list(shop.stripe.webhooks.events.values())):
+            shop.stripe.webhooks.redeliver(event, shop.now)
+        shop.settle()
+    assert shop.invoice(made).attempts == 1
+    assert history(shop, made) == ["payment_failed"]
+    assert isinstance(shop.subscription(), Subscription)
