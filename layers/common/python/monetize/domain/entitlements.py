@@ -75,6 +75,7 @@ class Allowed:
     apis: tuple[str, ...] = ()
     payment_state: str = "current"
     past_due_since: datetime | None = None
+    suspend_at: datetime | None = None  # the end of the grace as it was chosen: subscriber's, plan's or publisher's
     block: str = "none"
     plan: str | None = None
     version: int | None = None
@@ -160,7 +161,7 @@ def refusal(holder: Holder, offer: Offer, rules: PublisherRules, now: datetime, 
         return "payment_suspended"
     if it.payment_state == "past_due" and it.past_due_since is not None:
         grace = rules.payment_grace_days if offer.grace_days is None else offer.grace_days
-        if now >= it.past_due_since + timedelta(days=grace):
+        if now >= (it.suspend_at or it.past_due_since + timedelta(days=grace)):
             return "past_due"
     return ""
 

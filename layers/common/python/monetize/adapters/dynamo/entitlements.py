@@ -34,6 +34,7 @@ class _Subscription(msgspec.Struct, gc=False):
     apis: tuple[str, ...] = ()
     payment_state: str = "current"
     past_due_since: datetime | None = None
+    suspend_at: datetime | None = None
     block: str = "none"
     plan: str | None = None
     version: int | None = None
@@ -331,6 +332,7 @@ def _allowed(it: _Subscription) -> Allowed:
         apis=(*it.apis, it.product),
         payment_state=it.payment_state,
         past_due_since=it.past_due_since,
+        suspend_at=it.suspend_at,
         block=it.block,
         plan=it.plan,
         version=it.version,
