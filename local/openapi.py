@@ -34,6 +34,7 @@ RESOLVERS = (
     "stripe_oauth_callback",
     "plans",
     "subscribe",
+    "record_usage",
     "billing_run",
     "reports",
     "reconcile",
@@ -98,8 +99,16 @@ def main(arguments: list[str] | None = None) -> int:
 # ---- gathering
 
 
+def _resolver(function: str) -> Any:
+    module = import_module(f"functions.{function}.app")
+    if hasattr(module, "app"):
+        return module.app
+    # The hot path makes its resolver at the first request that needs one.
+    return module.people()
+
+
 def _of_resolver(function: str) -> Json:
-    app = import_module(f"functions.{function}.app").app
+    app = _resolver(function)
     described: Json = json.loads(app.get_openapi_json_schema(title=INFO["title"], version=INFO["version"]))
     preconditions = {
         route.func.__name__
@@ -117,7 +126,7 @@ def _of_resolver(function: str) -> Json:
 
 
 def _merge(into: Json, part: Json, source: str) -> None:
-    """Add a part; a schema name that means something else there already gets the source behind it."""
+    """Add a part; a name (of a schema or an operation) that is there already gets the source behind it."""
     schemas: Json = into["components"]["schemas"]
     renamed = {
         name: f"{name}_{source}"
@@ -128,6 +137,10 @@ def _merge(into: Json, part: Json, source: str) -> None:
         part = _rereferenced(part, renamed)
     for name, schema in part.get("components", {}).get("schemas", {}).items():
         schemas[renamed.get(name, name)] = schema
+    taken = {operation["operationId"] for _, _, operation in _operations(into)}
+    for _, _, operation in _operations(part):
+        if operation["operationId"] in taken:
+            operation["operationId"] += f"_{source}"
     for path, operations in part["paths"].items():
         there = into["paths"].setdefault(path, {})
         if set(there) & set(operations):

@@ -752,8 +752,11 @@ def test_the_catalog_shows_what_can_be_subscribed_now(desk: Desk) -> None:
 def test_the_catalog_of_a_publisher_that_sells_nothing_is_not_there(desk: Desk) -> None:
     assert desk.ask("list_catalog", "initech").code == "no_such_publisher"
     publisher = desk.table.get(Publisher, keys.publisher("globex"))
+    api = an_api(desk, seeded(desk, "Gold", "globex"), org="globex")
+    assert desk.ask("get_catalog_product", "globex", api).status == 200
     desk.change(publisher, status="disconnected")
     assert desk.ask("list_catalog", "globex").code == "no_such_publisher"
+    assert desk.ask("get_catalog_product", "globex", api).code == "no_such_publisher"
 
 
 def test_lists_go_on_where_the_page_before_ended(desk: Desk) -> None:
@@ -804,6 +807,7 @@ def test_a_revoked_gateway_key_stays_listed(desk: Desk) -> None:
     assert desk.ask("delete_gateway_key", made["id"]).status == 204
     assert desk.ask("delete_gateway_key", made["id"]).status == 204
     assert desk.ask("list_gateway_keys").body["items"][0]["revoked_at"] == "2026-03-12T19:04:00Z"
+    assert [entry.action for entry in desk.audited("acme")].count("gateway_key.revoked") == 1
 
 
 def test_two_people_with_one_idempotency_key_make_two_gateway_keys(desk: Desk) -> None:
