@@ -77,7 +77,7 @@ def _record(lines: Iterable[str | bytes], name: str) -> dict[str, int]:
     return counted
 
 
-def _from_logs(data: str) -> tuple[str, Iterable[str]]:
+def _from_logs(data: str) -> tuple[str, Iterable[str | bytes]]:
     """A subscription's delivery: named by the ids of its log events, so a repeated one is the same lot."""
     document = json.loads(gzip.decompress(b64decode(data)))
     if document.get("messageType") != "DATA_MESSAGE":
@@ -87,7 +87,7 @@ def _from_logs(data: str) -> tuple[str, Iterable[str]]:
     return f"logs:{digest}", [each["message"] for each in events]
 
 
-def _from_object(detail: Mapping[str, Any]) -> tuple[str, Iterator[bytes]]:
+def _from_object(detail: Mapping[str, Any]) -> tuple[str, Iterable[str | bytes]]:
     """A new object: named by bucket, key and version; lines of JSON, gzipped or not."""
     bucket, key = detail["bucket"]["name"], detail["object"]["key"]
     version = detail["object"].get("version-id", "")

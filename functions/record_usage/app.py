@@ -48,7 +48,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     if "compact" in event:
         return _compact(context)
     if not event["rawPath"].endswith("/usage/events"):
-        return _others()(event, context)
+        return _for_people(event, context)
     try:
         taken = _take(event, context)
     except Refusal as refusal:
@@ -123,12 +123,18 @@ def publisher_of(event: dict[str, Any]) -> str:
     return publisher
 
 
-@cache
-def _others() -> Callable[[dict[str, Any], LambdaContext], dict[str, Any]]:
-    """The routes that people use: corrections, rejected events. Made at their first request."""
-    from http import HTTPStatus
+def _for_people(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    from monetize.http import resolver
 
-    from aws_lambda_powertools.event_handler import Response
+    # A correction's Idempotency-Key is its name for ever, kept in the ledger: the 24-hour store is not for it.
+    natural = event["rawPath"].endswith("/usage/corrections")
+    return resolver.answer(people(), event, context, dynamodb=None if natural else wiring.dynamodb())
+
+
+@cache
+def people() -> Any:
+    """The resolver of the routes that people use: corrections, rejected events. Made at their first request."""
+    from http import HTTPStatus
 
     from monetize.http import resolver, schemas, usage_schemas
     from monetize.http.caller import GATEWAY, PUBLISHER_ADMIN, PUBLISHER_VIEWER
@@ -145,7 +151,9 @@ def _others() -> Callable[[dict[str, Any], LambdaContext], dict[str, Any]]:
             404: {"description": "No such subscription or meter"},
         },
     )
-    def post_correction(body: usage_schemas.CorrectionRequest) -> Response[usage_schemas.CorrectionResponse]:
+    def post_correction(
+        body: usage_schemas.CorrectionRequest,
+    ) -> usage_schemas.Response[usage_schemas.CorrectionResponse]:
         who = resolver.who(app, PUBLISHER_ADMIN)
         order = counting.CorrectionOrder(
             publisher=who.organization,
@@ -172,7 +180,7 @@ def _others() -> Callable[[dict[str, Any], LambdaContext], dict[str, Any]]:
     @app.get("/usage/rejected", summary="Events that were refused in the last 30 days", tags=["usage"])
     def get_rejected(
         limit: usage_schemas.Limit = 20, cursor: str | None = None
-    ) -> Response[usage_schemas.RejectedPage]:
+    ) -> usage_schemas.Response[usage_schemas.RejectedPage]:
         who = resolver.who(app, PUBLISHER_ADMIN, PUBLISHER_VIEWER, GATEWAY)
         after = schemas.from_cursor(cursor)
         lots, following = wiring.usage().rejected(who.organization, wiring.clock().now(), after=after, limit=limit)
@@ -180,7 +188,7 @@ def _others() -> Callable[[dict[str, Any], LambdaContext], dict[str, Any]]:
         return resolver.reply(usage_schemas.RejectedPage(items=items, cursor=schemas.to_cursor(following)))
 
     @app.post("/usage/rejected/resubmit", summary="Try refused events again", tags=["usage"])
-    def post_resubmit(body: usage_schemas.ResubmitRequest) -> Response[usage_schemas.TakenResponse]:
+    def post_resubmit(body: usage_schemas.ResubmitRequest) -> usage_schemas.Response[usage_schemas.TakenResponse]:
         who = resolver.who(app, PUBLISHER_ADMIN, GATEWAY)
         taken = resubmitting.resubmit(
             body.lots,
@@ -193,9 +201,4 @@ def _others() -> Callable[[dict[str, Any], LambdaContext], dict[str, Any]]:
         )
         return resolver.reply(usage_schemas.TakenResponse.model_validate(taken.document()))
 
-    def answer(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-        # A correction's Idempotency-Key is its name for ever, kept in the ledger: the 24-hour store is not for it.
-        natural = event["rawPath"].endswith("/usage/corrections")
-        return resolver.answer(app, event, context, dynamodb=None if natural else wiring.dynamodb())
-
-    return answer
+    return app

@@ -4,10 +4,13 @@ import json
 from datetime import date, datetime
 from typing import Annotated, Any
 
+from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.event_handler.openapi.params import Query
 from pydantic import Field, StringConstraints
 
 from monetize.http.schemas import MAX_PAGE, Id, Instant, Int, RequestModel, ResponseModel
+
+__all__ = ["Response"]  # so that the hot path's module need not name the resolver's
 
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
