@@ -146,8 +146,10 @@ def test_an_edit_that_another_overtakes_is_refused(desk: Desk) -> None:
     assert desk.ask("get_tier", gold).body["name"] == "First"
 
 
-def test_a_plan_archived_while_a_tier_is_made_stops_the_tier(desk: Desk) -> None:
+@pytest.mark.parametrize("route", ["post_tier", "put_tier"])
+def test_a_plan_archived_while_a_tier_takes_it_stops_the_tier(desk: Desk, route: str) -> None:
     plan, between = a_published_plan(desk), [True]
+    ids = [seeded(desk, "Gold")] if route == "put_tier" else []
 
     def interleave(operation: str, _request: Any) -> None:
         if operation == "TransactWriteItems" and between:
@@ -156,7 +158,7 @@ def test_a_plan_archived_while_a_tier_is_made_stops_the_tier(desk: Desk) -> None
 
     desk.dynamodb.on_call = interleave
     body = {"name": "Platinum", "commercial": True, "plan": plan}
-    assert desk.ask("post_tier", body=body).code == "changed_meanwhile"
+    assert desk.ask(route, *ids, body=body, headers={"if-match": '"1"'}).code == "changed_meanwhile"
 
 
 @pytest.mark.parametrize("name", ["Gold", "gold", "  GOLD "])
