@@ -322,7 +322,8 @@ def billing() -> Any:
     from monetize.adapters.stripe.invoices import StripeInvoices
     from monetize.services.billing import Ports
 
-    return Ports(billing_table(), StripeInvoices(stripe()), AccountPace(core(), load().invoices_per_second), rater())
+    pace = AccountPace(core(), load().invoices_per_second)
+    return Ports(billing_table(), StripeInvoices(stripe()), pace, rater(), gate())
 
 
 @part
@@ -427,3 +428,40 @@ def invoice_actions() -> Any:
         return actions.hosted_page(person, invoice, clock().now(), payments())
 
     return Actions(act, hosted_page)
+
+
+@part
+def gate() -> Any:
+    """Whether billing is held."""
+    from monetize.adapters.dynamo.reports import Gate
+
+    return Gate(run_table())
+
+
+@part
+def runs() -> Any:
+    """What runs work with: a rater that changes nothing."""
+    from monetize.services.rating_bills import BilledUsage, Rater
+    from monetize.services.runs import Imagined, Ports
+
+    table = billing_table()
+    counted = BilledUsage(usage(), table.meters)
+    return Ports(
+        runs=run_table(),
+        store=table,
+        queue=billing_queue(),
+        ids=ids(),
+        rate=lambda lines: Rater(Imagined(table, lines), counted, seal=False),
+    )
+
+
+@part
+def reconciling() -> Any:
+    """What reconciliation works with."""
+    from monetize.adapters.dynamo.reconciliation import ReconciliationTable
+    from monetize.services.reconciling import Ports
+
+    ours = payments()
+    return Ports(
+        store=ReconciliationTable(core()), provider=ours.provider, products=stripe_products, payments=ours
+    )

@@ -165,6 +165,15 @@ class StripePayments:
                 if each.status == "succeeded"
             }
 
+    def product_live(self, account: str, product: str) -> bool:
+        """Whether a product is there and not archived."""
+        try:
+            with told_as_ours():
+                found = self.stripe.v1.products.retrieve(product, None, options(account))
+        except NotFound:
+            return False
+        return bool(getattr(found, "active", False)) and not getattr(found, "deleted", False)
+
     def delete_draft(self, account: str, invoice: str) -> None:
         """Delete a draft; one that is gone already is fine."""
         try:

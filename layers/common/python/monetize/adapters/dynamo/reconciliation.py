@@ -1,0 +1,119 @@
+"""What reconciliation reads of ours, in pages, and the little it writes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from monetize.adapters.dynamo import keys
+from monetize.adapters.dynamo.table import Lost, Table, delete, put, read
+from monetize.domain.drift import Report
+from monetize.domain.errors import PreconditionFailed
+from monetize.domain.invoices import Bill, Invoice
+from monetize.domain.plans import Plan, PlanVersion
+from monetize.domain.publishers import Publisher
+from monetize.domain.subscriptions import Subscriber, Subscription
+
+keys.register(Report, lambda it: keys.drift(it.publisher) if it.after is None else keys.reconciliation())
+
+
+@dataclass(frozen=True, slots=True)
+class ReconciliationTable:
+    """The Core table, as reconciliation asks it."""
+
+    table: Table
+
+    def connected(self, after: str = "") -> Iterator[str]:
+        """Publishers that have a Stripe account, in the order of their names, from after one of them on."""
+        found: list[str] = []
+        request = {
+            "TableName": self.table.name,
+            "IndexName": "lookup",
+            "KeyConditionExpression": "lookup = :all",
+            "ExpressionAttributeValues": {":all": {"S": keys.CONNECTED}},
+        }
+        while True:
+            answer = self.table.client.query(**request)
+            found += [item["pk"]["S"].removeprefix("PUB#") for item in answer["Items"]]
+            if "LastEvaluatedKey" not in answer:
+                break
+            request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+        yield from sorted(each for each in found if each > after)
+
+    def publisher(self, pub: str) -> Publisher | None:
+        """One publisher."""
+        return self.table.get(Publisher, keys.publisher(pub))
+
+    def subscribers(self, pub: str, after: str | None) -> Iterator[tuple[str, Subscriber]]:
+        """A publisher's subscribers, each once, with the position to go on after.
+
+        They are found through their subscriptions: each at the first of its own.
+        """
+        prefix = keys.publisher_subscription(pub)
+        while True:
+            page = self.table.query(prefix.pk, prefix.sk, after=after, limit=100)
+            wanted = [keys.subscription(item["sk"]["S"].removeprefix(prefix.sk)) for item in page.items]
+            for subscription in self.table.get_many(Subscription, wanted):
+                first = keys.subscriber_subscription(pub, subscription.subscriber)
+                head = self.table.query(first.pk, first.sk, limit=1).items
+                if head and head[0]["sk"]["S"] != f"{first.sk}{subscription.id}":
+                    continue
+                subscriber = self.table.get(Subscriber, keys.subscriber(pub, subscription.subscriber))
+                if subscriber is not None:
+                    yield f"{prefix.sk}{subscription.id}", subscriber
+            if page.after is None:
+                return
+            after = page.after
+
+    def subscriptions_of(self, subscriber: Subscriber) -> list[Subscription]:
+        """All of a subscriber's subscriptions."""
+        prefix = keys.subscriber_subscription(subscriber.publisher, subscriber.id)
+        names = [item["sk"]["S"].removeprefix(prefix.sk) for item in self.table.query(prefix.pk, prefix.sk).items]
+        return list(self.table.get_many(Subscription, [keys.subscription(each) for each in names]))
+
+    def bills_since(self, subscription: str, since: datetime) -> list[Bill]:
+        """A subscription's bills from an instant on."""
+        page = self.table.query(keys.bill(subscription).pk, "BILL#", after=keys.bill(subscription, since).sk)
+        return [read(Bill, item) for item in page.items]
+
+    def bill(self, sub: str, edge: datetime) -> Bill | None:
+        """One bill."""
+        return self.table.get(Bill, keys.bill(sub, edge))
+
+    def invoices(self, ids: Sequence[str]) -> dict[str, Invoice]:
+        """Invoices by id."""
+        wanted = list(dict.fromkeys(ids))
+        return {each.id: each for each in self.table.get_many(Invoice, [keys.invoice(inv) for inv in wanted])}
+
+    def products(self, pub: str) -> Iterator[PlanVersion]:
+        """The newest published version of each plan that has a product at Stripe."""
+        prefix = keys.plan(pub)
+        plans = [plan for plan in self.table.list(Plan, prefix.pk, prefix.sk).items if plan.latest]
+        versions = self.table.get_many(PlanVersion, [keys.plan_version(plan.id, plan.latest) for plan in plans])
+        yield from (version for version in versions if version.stripe_product)
+
+    def adopt(self, bill: Bill, before: Subscription, after: Subscription) -> None:
+        """A bill that was made before the tables were restored, and its subscription past it. PreconditionFailed."""
+        ops = [put(bill)] if after == before else [put(bill), put(replace(after, rev=before.rev))]
+        try:
+            self.table.write(*ops)
+        except Lost:
+            raise PreconditionFailed("changed_meanwhile", "It changed since it was read.") from None
+
+    def report(self, pub: str) -> Report | None:
+        """What the last pass that found anything found."""
+        return self.table.get(Report, keys.drift(pub))
+
+    def interrupted(self) -> Report | None:
+        """The pass that ran out of time, as far as it came."""
+        return self.table.get(Report, keys.reconciliation())
+
+    def save(self, report: Report) -> None:
+        """A finished report replaces the last one; an unfinished one is where the next pass goes on."""
+        self.table.write(put(report))
+
+    def forget(self, report: Report) -> None:
+        """The interrupted pass was taken up, or nothing differs any more. Of two who take it up, one does."""
+        try:
+            self.table.write(delete(report))
+        except Lost:
+            raise PreconditionFailed("changed_meanwhile", "Another pass took it up.") from None

@@ -1,0 +1,330 @@
+"""Compare what we hold with what Stripe holds of ours; repair what is ours to repair, propose the rest, touch nothing
+that we did not make.
+
+Nothing is written where nothing differs. A pass goes subscriber by subscriber, so it can stop anywhere and go on.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final, Protocol
+
+from monetize.domain.drift import (
+    DUPLICATE,
+    FOREIGN,
+    MISSING_HERE,
+    MISSING_THERE,
+    ORPHAN,
+    PROPOSED,
+    REPAIRED,
+    REPORTED,
+    STALE,
+    STATUS,
+    Finding,
+    Report,
+    added,
+    amounts,
+    orphan,
+    stale,
+)
+from monetize.domain.dunning import Collected, FoundCustomer
+from monetize.domain.errors import AccountUnreachable, NotFound, PreconditionFailed
+from monetize.domain.invoices import Bill, Invoice
+from monetize.domain.offers import time_of
+from monetize.domain.plans import PlanVersion
+from monetize.domain.publishers import Publisher
+from monetize.domain.subscriptions import Subscriber, Subscription, billed
+from monetize.services import payments
+from monetize.services.billing import invoice_id, split_bill_id
+
+WINDOW: Final = timedelta(days=100)  # how far back; what is older and still owed is asked for one by one
+PAGE: Final = 100
+
+
+class Store(Protocol):
+    """What of ours is compared, in pages."""
+
+    def connected(self, after: str = "") -> Iterator[str]: ...
+    def publisher(self, pub: str) -> Publisher | None: ...
+    def subscribers(self, pub: str, after: str | None) -> Iterator[tuple[str, Subscriber]]: ...
+    def subscriptions_of(self, subscriber: Subscriber) -> list[Subscription]: ...
+    def bills_since(self, subscription: str, since: datetime) -> list[Bill]: ...
+    def bill(self, sub: str, edge: datetime) -> Bill | None: ...
+    def invoices(self, ids: Sequence[str]) -> dict[str, Invoice]: ...
+    def products(self, pub: str) -> Iterator[PlanVersion]: ...
+    def adopt(self, bill: Bill, before: Subscription, after: Subscription) -> None: ...
+    def report(self, pub: str) -> Report | None: ...
+    def interrupted(self) -> Report | None: ...
+    def save(self, report: Report) -> None: ...
+    def forget(self, report: Report) -> None: ...
+
+
+class Provider(Protocol):
+    """The provider's side, read in bulk; two writes, both on what we made."""
+
+    def collected(self, account: str, invoice: str, *, disputed: bool = False) -> Collected: ...
+    def customer(self, account: str, customer: str) -> FoundCustomer: ...
+    def invoices_of(self, account: str, customer: str, since: datetime) -> Iterator[Collected]: ...
+    def given_back(self, account: str, customer: str, since: datetime) -> dict[str, tuple[int, bool]]: ...
+    def product_live(self, account: str, product: str) -> bool: ...
+    def delete_draft(self, account: str, invoice: str) -> None: ...
+
+
+class Products(Protocol):
+    """Plans as products."""
+
+    def ensure(self, account: str, publisher: str, plan: str, name: str, tax_code: str | None) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What reconciling works with."""
+
+    store: Store
+    provider: Provider
+    products: Callable[[], Products]
+    payments: payments.Ports
+
+
+@dataclass(slots=True)
+class _Pass:
+    """One pass while it runs: the report as far as it came, and the requests made."""
+
+    publisher: Publisher
+    account: str
+    now: datetime
+    ports: Ports
+    report: Report
+
+    def read(self, requests: int = 1) -> None:
+        self.report = replace(self.report, reads=self.report.reads + requests)
+
+    def tell(self, kind: str, subject: str, detail: str, outcome: str, money: int = 0, currency: str = "") -> None:
+        found = Finding(kind=kind, subject=subject, detail=detail, outcome=outcome, money=money, currency=currency)
+        self.report = added(self.report, found)
+
+
+def reconcile_all(now: datetime, left: Callable[[], bool], ports: Ports) -> list[Report]:
+    """Every connected account, or as many as time allows: then the next call goes on where this one stopped."""
+    waiting = ports.store.interrupted()
+    after = ""
+    done: list[Report] = []
+    if waiting is not None:
+        ports.store.forget(waiting)
+        after = waiting.publisher
+        done.append(reconcile(waiting.publisher, now, left, ports, begun=replace(waiting, rev=0)))
+        if done[-1].after is not None:
+            ports.store.save(done[-1])
+            return done
+    for publisher in ports.store.connected(after):
+        report = reconcile(publisher, now, left, ports)
+        done.append(report)
+        if report.after is not None:
+            ports.store.save(report)
+            break
+    return done
+
+
+def reconcile(
+    publisher_id: str, now: datetime, left: Callable[[], bool], ports: Ports, *, begun: Report | None = None
+) -> Report:
+    """One publisher's account, from the start or from where a pass stopped. NotFound for one without an account.
+
+    The report is stored when it says something new; `after` in the answer says that time ran out.
+    """
+    publisher = ports.store.publisher(publisher_id)
+    link = publisher.stripe if publisher is not None else None
+    if publisher is None or link is None:
+        raise NotFound("not_enabled", "Monetization was never set up for this organization.")
+    going = _Pass(publisher, link.account, now, ports, begun or Report(publisher=publisher_id, started_at=now))
+    start, going.report = going.report.after, replace(going.report, after=None)
+    try:
+        if start is None:
+            _products(going)
+        for position, subscriber in ports.store.subscribers(publisher_id, start):
+            if not left():
+                going.report = replace(going.report, after=start or "SUB#")
+                return going.report
+            _subscriber(going, subscriber)
+            start = position
+    except AccountUnreachable:
+        going.tell(STALE, link.account, "the account does not let us in any more", REPORTED)
+    return _concluded(going.report, ports)
+
+
+def _concluded(report: Report, ports: Ports) -> Report:
+    """Store it when it found something, or when the last one did and this one does not; else nothing is written."""
+    last = ports.store.report(report.publisher)
+    if report.clean and last is None:
+        return report
+    if report.clean and last is not None:
+        ports.store.forget(last)
+        return report
+    ports.store.save(replace(report, rev=last.rev if last is not None else 0))
+    return report
+
+
+# --- products ---
+
+
+def _products(going: _Pass) -> None:
+    for version in going.ports.store.products(going.publisher.id):
+        product = version.stripe_product or ""
+        going.read()
+        going.report = replace(going.report, products=going.report.products + 1)
+        if going.ports.provider.product_live(going.account, product):
+            continue
+        terms = version.terms
+        going.ports.products().ensure(going.account, going.publisher.id, version.plan, version.name, terms.tax_code)
+        going.tell(MISSING_THERE, product, "the plan's product was deleted or archived", REPAIRED)
+
+
+# --- one subscriber ---
+
+
+def _subscriber(going: _Pass, subscriber: Subscriber) -> None:
+    going.report = replace(going.report, subscribers=going.report.subscribers + 1)
+    customer = subscriber.customer(going.account)
+    if customer is None:
+        return
+    ports, since = going.ports, going.now - WINDOW
+    _card(going, subscriber, customer.id)
+    theirs = [found for found in ports.provider.invoices_of(going.account, customer.id, since) if found.ours]
+    going.read(1 + len(theirs) // PAGE)
+    if any(found.amount_paid for found in theirs):
+        back = ports.provider.given_back(going.account, customer.id, since)
+        going.read(1 + len(back) // PAGE)
+        theirs = [_with(found, back.get(found.payment, (0, False))) for found in theirs]
+    subscriptions = {each.id: each for each in ports.store.subscriptions_of(subscriber)}
+    bills = {bill.id: bill for each in subscriptions for bill in ports.store.bills_since(each, since)}
+    owed = [inv for each in subscriptions.values() for inv in each.unpaid]
+    names = [found.invoice for found in theirs] + [invoice_id(bill) for bill in bills.values()] + owed
+    ours = ports.store.invoices(names)
+    for found in sorted(theirs, key=lambda each: (each.bill, each.created)):
+        _theirs(going, found, subscriptions, bills, ours)
+    seen = {found.id for found in theirs}
+    for invoice in ours.values():
+        if invoice.stripe_id not in seen and invoice.account == going.account:
+            _ours(going, invoice)
+
+
+def _with(found: Collected, back: tuple[int, bool]) -> Collected:
+    return replace(found, refunded=back[0], disputed="open" if back[1] else "")
+
+
+def _card(going: _Pass, subscriber: Subscriber, customer: str) -> None:
+    known = subscriber.customer(going.account)
+    found = going.ports.provider.customer(going.account, customer)
+    going.read(2)
+    same = known is not None and (found.payment_method, found.expires) == (known.payment_method, known.expires)
+    if found.deleted or not same:
+        outcome = payments.customer_changed(subscriber, customer, None, going.now, going.ports.payments)
+        going.tell(STALE, subscriber.id, f"customer: {outcome}", REPAIRED)
+
+
+def _theirs(
+    going: _Pass,
+    found: Collected,
+    subscriptions: dict[str, Subscription],
+    bills: dict[str, Bill],
+    ours: dict[str, Invoice],
+) -> None:
+    bill = bills.get(found.bill) or _older(going, found)
+    if found.status == "draft":
+        if orphan(found, bill, going.now):
+            going.ports.provider.delete_draft(going.account, found.id)
+            going.tell(ORPHAN, found.id, "a draft that its bill does not remember was deleted", REPAIRED)
+        return
+    going.report = replace(going.report, invoices=going.report.invoices + 1)
+    record = ours.get(found.invoice)
+    if (record is not None and record.stripe_id != found.id) or (
+        bill is not None and bill.invoice not in (None, found.id)
+    ):
+        detail = f"{found.id} carries {found.bill} a second time: void it, or refund what was paid"
+        going.tell(DUPLICATE, found.id, detail, PROPOSED, found.total, found.currency)
+    elif record is not None:
+        _compare(going, record, found)
+    else:
+        _missing_here(going, found, bill, subscriptions)
+
+
+def _older(going: _Pass, found: Collected) -> Bill | None:
+    try:
+        sub, edge = split_bill_id(found.bill)
+    except NotFound:
+        return None
+    return going.ports.store.bill(sub, edge)
+
+
+def _missing_here(going: _Pass, found: Collected, bill: Bill | None, subscriptions: dict[str, Subscription]) -> None:
+    """Adopt what its metadata proves to be ours: a crash before it was recorded, or tables restored to before it."""
+    try:
+        sub, edge = split_bill_id(found.bill)
+    except NotFound:
+        sub, edge = "", going.now
+    subscription = subscriptions.get(sub)
+    if subscription is None:
+        going.tell(FOREIGN, found.id, "names a subscription that is not here", REPORTED, found.total, found.currency)
+        return
+    if bill is None:
+        bill = _restored(going, found, subscription, edge)
+        grace = going.publisher.settings.grace_hours
+        after = subscription
+        if subscription.next_edge is not None and subscription.next_edge <= edge:
+            after = billed(subscription, edge, grace)
+        going.ports.store.adopt(bill, subscription, after)
+        subscriptions[sub] = replace(after, rev=subscription.rev + 1) if after != subscription else subscription
+        going.tell(MISSING_HERE, bill.id, "the bill was taken back from its invoice", REPAIRED)
+    if bill.invoice is None or (bill.status in ("rated", "claimed")):
+        going.tell(MISSING_HERE, found.id, "its bill is still being worked on", REPORTED)
+        return
+    payments.adopt(found, bill, going.now, going.ports.payments)
+    going.tell(MISSING_HERE, found.invoice, "the invoice was recorded again", REPAIRED)
+
+
+def _restored(going: _Pass, found: Collected, subscription: Subscription, edge: datetime) -> Bill:
+    """A bill as far as its invoice tells of it. Its lines stay at Stripe."""
+    at = time_of(going.publisher, found.created)
+    return Bill(
+        subscription=subscription.id,
+        publisher=subscription.publisher,
+        subscriber=subscription.subscriber,
+        account=going.account,
+        currency=found.currency,
+        edge=edge,
+        last=subscription.end is not None and edge >= subscription.end,
+        status="sent",
+        subtotal=found.subtotal,
+        invoice=found.id,
+        reason="adopted",
+        created_at=at,
+        sent_at=at,
+    )
+
+
+def _ours(going: _Pass, invoice: Invoice) -> None:
+    """Recorded here and not among the customer's invoices there: older, another customer's, or gone."""
+    try:
+        found = going.ports.provider.collected(going.account, invoice.stripe_id, disputed=bool(invoice.disputed))
+    except NotFound:
+        going.read()
+        detail = f"{invoice.stripe_id} is not at Stripe: it was deleted, or never kept"
+        going.tell(MISSING_THERE, invoice.id, detail, PROPOSED, invoice.amount, invoice.currency)
+        return
+    going.read(2)
+    _compare(going, invoice, found)
+
+
+def _compare(going: _Pass, invoice: Invoice, found: Collected) -> None:
+    for each in amounts(invoice, found):
+        going.report = added(going.report, each)
+    told = stale(invoice, found)
+    if not told:
+        return
+    try:
+        around = payments.around_of(invoice.id, going.now, going.ports.payments)
+        payments.bring_up(around, going.now, going.ports.payments)
+    except PreconditionFailed:
+        told += "; somebody else was on it"
+    going.read(3)
+    going.tell(STATUS, invoice.id, told, REPAIRED)

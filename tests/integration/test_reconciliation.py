@@ -1,0 +1,250 @@
+"""What differs from Stripe is found, and repaired where it is ours; what agrees costs no write."""
+
+import json
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+from functions.reconcile.app import handler
+from monetize import wiring
+from monetize.adapters.dynamo import keys
+from monetize.adapters.dynamo.table import delete
+from monetize.domain.drift import Report
+from monetize.domain.invoices import Bill, Invoice
+from monetize.domain.subscriptions import Span, Subscription, scheduled
+from monetize.services import reconciling
+from tests.integration.payment_fixtures import START, Shop, shop
+
+__all__ = ["shop"]
+
+HOUR = timedelta(hours=1)
+
+
+def reconcile(shop: Shop) -> Report:
+    return reconciling.reconcile("acme", shop.now, lambda: True, wiring.reconciling())
+
+
+def silence(shop: Shop) -> None:
+    """Every webhook that is on its way is lost."""
+    while shop.stripe.webhooks.due(shop.now):
+        pass
+
+
+def kinds(report: Report) -> dict[str, int]:
+    return dict(report.counts)
+
+
+def writes(shop: Shop) -> tuple[int, int]:
+    """(changes of the Core table, writes at Stripe) so far."""
+    changes = shop.system.dynamodb.changes(shop.table.name, 0)
+    return len(changes), sum(each.method != "GET" for each in shop.stripe.requests)
+
+
+def test_a_clean_run_writes_nothing_and_says_how_much_it_read(shop: Shop) -> None:
+    shop.sent(charge=True)
+    refunded = shop.sent(charge=True, edge=START + 31 * 24 * HOUR)
+    shop.decline()
+    shop.sent(charge=True, edge=START + 62 * 24 * HOUR)
+    shop.settle()
+    shop.stripe.refund_charge(shop.account, shop.charge_of(refunded), 100)
+    shop.client.v1.invoices.create({"customer": shop.customer}, shop.options)  # the publisher's own business
+    shop.settle()
+    before, asked = writes(shop), len(shop.stripe.requests)
+    report = reconcile(shop)
+    assert report.clean, report.findings
+    assert report.reads == len(shop.stripe.requests) - asked == 5
+    assert writes(shop) == before
+    assert (report.subscribers, report.invoices, report.products) == (1, 3, 1)
+    assert shop.table.get(Report, keys.drift("acme")) is None
+
+
+def test_missed_webhooks_are_made_up_for(shop: Shop) -> None:
+    paid, voided = shop.sent(charge=True), shop.sent(edge=START + 31 * 24 * HOUR)
+    shop.stripe.void_invoice(shop.account, voided.stripe_id)
+    silence(shop)
+    report = reconcile(shop)
+    assert kinds(report) == {"status:repaired": 2}
+    assert (shop.invoice(paid).status, shop.invoice(voided).status) == ("paid", "void")
+    assert reconcile(shop).clean
+    assert shop.table.get(Report, keys.drift("acme")) is None  # nothing differs any more
+
+
+def test_refunds_disputes_and_credit_notes_that_nobody_told_of_are_found(shop: Shop) -> None:
+    made = shop.sent(charge=True)
+    shop.settle()
+    shop.stripe.refund_charge(shop.account, shop.charge_of(made), 500)
+    shop.client.v1.credit_notes.create({"invoice": made.stripe_id, "credit_amount": 300}, shop.options)
+    shop.stripe.open_dispute(shop.account, shop.charge_of(made))
+    silence(shop)
+    assert kinds(reconcile(shop)) == {"status:repaired": 1}
+    invoice = shop.invoice(made)
+    assert (invoice.refunded, invoice.credited, invoice.disputed) == (500, 300, "open")
+    assert reconcile(shop).clean
+
+
+def test_an_invoice_whose_record_was_lost_in_a_crash_is_adopted(shop: Shop) -> None:
+    made = shop.sent(charge=True)
+    silence(shop)
+    shop.table.write(delete(shop.invoice(made)))
+    report = reconcile(shop)
+    assert kinds(report) == {"missing_here:repaired": 1}
+    invoice = shop.invoice(made)
+    assert (invoice.status, invoice.amount, invoice.stripe_id) == ("paid", 4900, made.stripe_id)
+    assert shop.bill(made).status == "paid"
+    assert reconcile(shop).clean
+
+
+def test_a_draft_made_twice_is_deleted_and_the_one_on_its_way_is_left(shop: Shop) -> None:
+    bill = shop.draft()
+    assert bill.invoice is not None
+    twin = shop.client.v1.invoices.create(
+        {"customer": shop.customer, "metadata": {"monetize": "bill", "bill": bill.id, "invoice": "inv_x"}}, shop.options
+    ).id
+    assert reconcile(shop).clean  # a young draft may be a worker's
+    shop.system.clock.move_to(shop.now + 2 * HOUR)
+    assert kinds(reconcile(shop)) == {"orphan_draft:repaired": 1}
+    held = shop.stripe.accounts[shop.account].invoices
+    assert held[twin].get("deleted")
+    assert held[bill.invoice]["status"] == "draft"
+
+
+def test_a_second_invoice_for_one_bill_is_money_and_waits_for_a_person(shop: Shop) -> None:
+    made = shop.sent()
+    twin = shop.client.v1.invoices.create(
+        {
+            "customer": shop.customer,
+            "currency": "usd",
+            "metadata": {"monetize": "bill", "bill": f"sub_one.{START:%Y%m%dT%H%M%SZ}", "invoice": made.id},
+        },
+        shop.options,
+    )
+    line: Any = {"amount": 700, "description": "again"}
+    shop.client.v1.invoices.add_lines(twin.id, {"lines": [line]}, shop.options)
+    shop.client.v1.invoices.finalize_invoice(twin.id, None, shop.options)
+    silence(shop)
+    report = reconcile(shop)
+    assert kinds(report) == {"duplicate:proposed": 1}
+    assert (dict(report.money), report.money_findings) == ({"usd": 700}, 1)
+    assert shop.stripe.accounts[shop.account].invoices[twin.id]["status"] == "open"
+
+
+def test_a_wrong_amount_and_a_deleted_invoice_are_money_and_are_not_touched(shop: Shop) -> None:
+    made, gone = shop.sent(), shop.sent(edge=START + 31 * 24 * HOUR)
+    shop.change(Invoice, keys.invoice(made.id), amount=5000)
+    del shop.stripe.accounts[shop.account].invoices[gone.stripe_id]
+    report = reconcile(shop)
+    assert kinds(report) == {"amount:proposed": 1, "missing_there:proposed": 1}
+    assert dict(report.money) == {"usd": 100 + 4900}
+    stored = shop.table.get(Report, keys.drift("acme"))
+    assert stored is not None
+    assert {each.subject for each in stored.findings} == {made.id, gone.id}
+
+
+def test_invoices_of_another_deployment_on_the_same_account_are_reported_and_left(shop: Shop) -> None:
+    foreign = shop.client.v1.invoices.create(
+        {
+            "customer": shop.customer,
+            "metadata": {"monetize": "bill", "bill": f"sub_else.{START:%Y%m%dT%H%M%SZ}", "invoice": "inv_else"},
+        },
+        shop.options,
+    )
+    shop.client.v1.invoices.finalize_invoice(foreign.id, None, shop.options)
+    silence(shop)
+    assert kinds(reconcile(shop)) == {"foreign_metadata:reported": 1}
+
+
+def test_a_card_product_or_customer_changed_by_hand_is_noticed(shop: Shop) -> None:
+    shop.stripe.detach_card(shop.account, shop.card)
+    shop.client.v1.products.update(shop.product, {"active": False}, shop.options)
+    silence(shop)
+    report = reconcile(shop)
+    assert kinds(report) == {"missing_there:repaired": 1, "stale_link:repaired": 1}
+    assert shop.subscriber().customers[0].payment_method is None
+    shop.stripe.delete_customer(shop.account, shop.customer)
+    silence(shop)
+    assert "stale_link:repaired" in kinds(reconcile(shop))
+    assert shop.subscriber().customers == ()
+
+
+def test_an_account_that_left_is_reported_and_nothing_of_ours_is_lost(shop: Shop) -> None:
+    shop.sent()
+    shop.stripe.deauthorize(shop.account)
+    silence(shop)
+    assert kinds(reconcile(shop)) == {"stale_link:reported": 1}
+
+
+def test_after_a_restore_invoices_are_adopted_before_anything_is_billed_again(shop: Shop) -> None:
+    """The tables are those of before two billing dates; Stripe holds the invoices of both."""
+    edges = [START, START + 31 * 24 * HOUR]
+    spans = (Span(start=START, kind="paid", tier="tier_gold", plan="plan_gold", version=1, advance=True),)
+    restored = scheduled(
+        Subscription(
+            id="sub_old", publisher="acme", subscriber="dev", application="app", product="api_weather", apis=(),
+            tier="tier_gold", status="active", plan="plan_gold", version=1, currency="usd", account=shop.account,
+            spans=spans, created_at=START,
+        ),
+        24,
+    )  # fmt: skip
+    assert restored.next_edge == START
+    shop.subscribe("sub_old")
+    shop.change(Subscription, keys.subscription("sub_old"), spans=spans, next_edge=START, due_at=restored.due_at)
+    made = [shop.sent(subscription="sub_old", edge=edge, charge=True) for edge in edges]
+    silence(shop)
+    for each in made:
+        shop.table.write(delete(shop.invoice(each)))
+        shop.table.write(delete(shop.bill(each)))
+    report = reconcile(shop)
+    assert kinds(report) == {"missing_here:repaired": 4}
+    for each in made:
+        assert shop.invoice(each).status == "paid"
+        bill = shop.table.get(Bill, keys.bill("sub_old", each.edge))
+        assert bill is not None
+        assert (bill.status, bill.invoice, bill.subtotal, bill.reason) == ("paid", each.stripe_id, 4900, "adopted")
+    found = shop.subscription("sub_old")
+    assert found.last_edge == edges[1]
+    assert found.next_edge is not None
+    assert found.next_edge > edges[1]
+    assert reconcile(shop).clean
+
+
+# --- the function ---
+
+
+def context(milliseconds: int = 900_000) -> Any:
+    return SimpleNamespace(
+        function_name="reconcile",
+        function_version="1",
+        invoked_function_arn="arn:aws:lambda:eu-west-1:123456789012:function:reconcile",
+        memory_limit_in_mb=512,
+        aws_request_id="6f0b9c1e",
+        get_remaining_time_in_millis=lambda: milliseconds,
+    )
+
+
+def test_a_pass_that_runs_out_of_time_goes_on_where_it_stopped(shop: Shop) -> None:
+    shop.sent(charge=True)
+    silence(shop)
+    tired = handler({"reconcile": "daily"}, context(1_000))
+    assert tired == {"accounts": 1, "finished": False}
+    rested = handler({"reconcile": "daily"}, context())
+    assert rested == {"accounts": 1, "finished": True}
+    assert shop.table.get(Report, keys.reconciliation()) is None
+    stored = shop.table.get(Report, keys.drift("acme"))
+    assert stored is not None
+    assert kinds(stored) == {"status:repaired": 1}
+
+
+def test_a_publisher_reconciles_on_demand_and_reads_what_was_found(shop: Shop) -> None:
+    shop.sent(charge=True)
+    silence(shop)
+    token = shop.system.token("ann", "acme", roles="publisher_admin")
+    status, _, body = shop.system.call("POST", "/reconciliation", {}, token=token)
+    assert status == 200, body
+    assert json.loads(body)["counts"] == {"status:repaired": 1}
+    status, _, body = shop.system.call("GET", "/reconciliation", token=token)
+    assert (status, json.loads(body)["clean"]) == (200, False)
+    status, _, body = shop.system.call("GET", "/reconciliation", token=shop.system.token("eve", "other", roles="x"))
+    assert status == 403
+    stranger = shop.system.token("eve", "other", roles="publisher_admin")
+    assert json.loads(shop.system.call("GET", "/reconciliation", token=stranger)[2])["clean"]
+    assert shop.system.call("POST", "/reconciliation", {}, token=stranger)[0] == 404
