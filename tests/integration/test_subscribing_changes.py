@@ -467,9 +467,29 @@ def test_a_customer_deleted_at_stripe_by_hand_is_forgotten_and_made_anew(shop: S
     shop.stripe.delete_customer(shop.account, next(iter(customers.newest_first()))["id"])
     body = {"publisher": "acme", "contact": {**CONTACT, "phone": "+1 555 0100"}}
     assert shop.ask("put_subscriber", body=body, headers={"if-match": known.etag}).body["card"] is None
+    # Within the life of the key that made the deleted one: the next customer is another request.
+    assert shop.order(shop.application("Next")).status == 201
+    assert sum(not each.get("deleted") for each in customers.newest_first()) == 1
 
 
 def test_a_cancellation_in_the_second_of_its_opening_bill_still_gets_a_last_bill(shop: Shop) -> None:
     subscription = shop.paying()
     bill_claimed(shop, subscription)
     assert shop.ask("post_cancel", subscription, body={"when": "now"}).body["next_bill_at"] == "2026-03-12T19:04:01Z"
+
+
+def test_a_pause_taken_back_keeps_the_upgrade_of_the_same_day(shop: Shop) -> None:
+    subscription = opened(shop)
+    shop.ask("post_change", subscription)
+    upgraded = shop.stored(subscription).spans
+    shop.ask("post_pause", subscription)
+    shop.ask("post_resume", subscription)
+    assert shop.stored(subscription).spans == upgraded
+
+
+def test_a_session_that_was_replaced_expires_without_effect(shop: Shop) -> None:
+    subscription = shop.order(shop.application()).body["id"]
+    before = shop.stored(subscription)
+    ports = wiring.subscribing()
+    subscribing.checkout_expired(subscription, session="cs_older", now=shop.clock.now(), ports=ports)
+    assert shop.stored(subscription) == before
