@@ -169,6 +169,33 @@ def test_a_tiers_name_is_its_own_whatever_its_case(desk: Desk, name: str) -> Non
     assert (taken.status, taken.code) == (409, "name_taken")
 
 
+def test_a_name_is_one_things_among_a_publishers_things_of_its_kind(desk: Desk) -> None:
+    meter = desk.make("post_meter", METER)["id"]
+    made: list[tuple[str, dict[str, Any]]] = [
+        ("post_meter", METER),
+        ("post_plan", {"name": "Calls", "wso2": wso2(meter)}),
+        ("post_api", {"name": "Calls"}),
+    ]
+    for route, body in made[1:]:
+        desk.make(route, body)
+    for route, body in made:
+        taken = desk.ask(route, body=body | {"name": "cALLS"})
+        assert (route, taken.status, taken.code) == (route, 409, "name_taken")
+    desk.make("post_api", {"name": "Calls"}, org="globex")
+
+
+def test_of_two_tiers_made_at_once_with_one_name_one_is_made(desk: Desk) -> None:
+    between = [True]
+
+    def interleave(operation: str, _request: Any) -> None:
+        if operation == "TransactWriteItems" and between:
+            between.clear()
+            desk.make("post_tier", {"name": "Fast"})
+
+    desk.dynamodb.on_call = interleave
+    assert desk.ask("post_tier", body={"name": "Fast"}).code == "name_taken"
+
+
 def test_a_name_given_up_can_be_taken(desk: Desk) -> None:
     made = desk.make("post_tier", {"name": "Fast"})
     assert desk.ask("post_tier", body={"name": "Fast"}).code == "name_taken"
