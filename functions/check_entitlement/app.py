@@ -15,7 +15,7 @@ from monetize.domain.entitlements import UNKNOWN, Decision, Standing
 from monetize.domain.errors import Invalid, Malformed, Refusal, TooLarge, Unauthenticated, Unavailable
 from monetize.domain.keys import hashed
 from monetize.http import gateway, plain
-from monetize.services.entitling import DECISION_SECONDS, MAX_CHECKS, Decisions, decide
+from monetize.services.entitling import DECISION_SECONDS, MAX_CHECKS, SPENDING, Decisions, decide
 
 MAX_BODY = 64 * 1024
 MAX_KEY = 200
@@ -113,7 +113,7 @@ def document(decision: Decision, now: datetime) -> dict[str, object]:
         found["throttle"] = limits
     if decision.standings:
         found["meters"] = [_standing(each) for each in decision.standings]
-    if decision.reason == "quota_exceeded":
+    if decision.reason in {"quota_exceeded", "spend_cap_reached"}:
         found["retry_after"] = max(1, *(_seconds(each, now) for each in exhausted(decision)))
     return found
 
@@ -126,7 +126,7 @@ def exhausted(decision: Decision) -> Sequence[Standing]:
 def _standing(each: Standing) -> dict[str, object]:
     return {
         "meter": each.meter,
-        "kind": "quota" if each.hard else "allowance",
+        "kind": "spending" if each.meter == SPENDING else "quota" if each.hard else "allowance",
         "per": each.per,
         "limit": each.limit,
         "used": each.used,
@@ -144,7 +144,7 @@ def rate_limit_headers(decision: Decision, now: datetime) -> dict[str, str]:
     ]
     limits = []
     for each in decision.standings:
-        if each.hard:
+        if each.hard and each.meter != SPENDING:
             name = f"{each.meter}-{each.per}"
             window = ";w=86400" if each.per == "day" else ""
             policies.append(f'"{name}";q={each.limit}{window}')

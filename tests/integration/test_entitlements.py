@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from botocore.exceptions import EndpointConnectionError
 
 from functions.check_entitlement import app as entitlement
 from monetize.domain.keys import ApiKey, hashed
+from monetize.domain.plans import Charge, PlanTerms, PlanVersion
 from monetize.domain.publishers import BillingSettings, Publisher
 from monetize.domain.subscriptions import TopUp
 from monetize.services.entitling import DECISION_SECONDS
@@ -123,6 +125,22 @@ def test_a_top_up_raises_the_periods_allowance_once(metered: Metered) -> None:
     assert metered.ask("check_entitlement_one").body["meters"][1]["limit"] == 140
     metered.clock.advance(timedelta(days=20))
     assert metered.ask("check_entitlement_one").body["meters"][1]["limit"] == 100
+
+
+def test_a_spend_cap_stops_calls_when_the_periods_price_reaches_it(metered: Metered) -> None:
+    charge = Charge(id="calls", name="Calls", model="per_unit", meter="met_calls", unit_price=Decimal(100))
+    terms = PlanTerms(currency="usd", charges=(charge,))
+    metered.store(PlanVersion(plan="plan_gold", publisher="acme", number=2, name="", terms=terms, published_at=NOW))
+    metered.change(version=2, spend_cap=1000, publisher_spend_cap=400)
+    metered.send(*[usage_event(number) for number in range(3)])
+    body = metered.ask("check_entitlement_one").body
+    assert (body["allowed"], body["meters"][0]["kind"], body["meters"][0]["remaining"]) == (True, "spending", 100)
+    metered.send(usage_event(3))
+    metered.clock.advance(FRESH)
+    body = metered.ask("check_entitlement_one").body
+    assert (body["allowed"], body["reason"]) == (False, "spend_cap_reached")
+    assert _told(metered) == [("spending", "spending", 85), ("spending", "spending", 100)]
+    assert metered.ask("check_entitlement_one", {"key": "mk_test_example"}).body["allowed"]
 
 
 def test_a_block_is_seen_when_the_remembered_decision_is_over(metered: Metered) -> None:

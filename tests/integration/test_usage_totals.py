@@ -136,6 +136,24 @@ def test_a_correction_of_a_sealed_day_waits_for_the_next_bill(metered: Metered) 
     assert _exact(metered, late.ref) == {"met_calls": {DAY: 3}}
 
 
+def test_two_equal_corrections_of_a_sealed_day_at_once_are_stored_once(metered: Metered) -> None:
+    metered.send(*[usage_event(number) for number in range(5)])
+    metered.usage.seal(SUB, FIRST, LAST, metered.shards)
+    writes = 0
+
+    def other(operation: str, _request: object) -> None:
+        nonlocal writes
+        writes += operation == "TransactWriteItems"
+        if operation == "TransactWriteItems" and writes == 2:  # the first was refused by the seal
+            assert metered.ask("record_usage_post_correction").body["outcome"] == "late"
+
+    metered.dynamodb.on_call = other
+    assert metered.ask("record_usage_post_correction").body["outcome"] == "repeated"
+    metered.dynamodb.on_call = None
+    assert len(metered.usage.late_entries(SUB, FIRST, LAST)) == 1
+    assert len(metered.table.query("PUB#acme#AUDIT#2026-11").items) == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "status", "code"),
     [

@@ -85,7 +85,7 @@ class Allowed:
     ended_at: datetime | None = None
     topups: tuple[TopUp, ...] = ()
     shards: tuple[tuple[str, int], ...] = ()
-    spend_cap: int | None = None
+    spend_cap: int | None = None  # minor units in a period: the lower of the subscriber's and the publisher's
 
     def period(self, now: datetime) -> Period:
         """The running period: from the anchored edge, or from activation in the first one."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from monetize.domain.entitlements import (
     UNKNOWN,
@@ -19,6 +19,7 @@ from monetize.domain.entitlements import (
 from monetize.domain.keys import SANDBOX, GatewayKey, hashed
 
 MAX_CHECKS: Final = 100
+SPENDING: Final = "spending"  # stands for a meter where money is limited, in minor units
 DECISION_SECONDS: Final = 3
 STALE_HOURS: Final = 1  # how old a decision may be that stands in while nothing can be read
 MAX_DECISIONS: Final = 50_000
@@ -57,6 +58,8 @@ class Facts(Protocol):
     def last_rules(self, publisher: str) -> PublisherRules | None: ...
 
     def offer(self, publisher: str, tier: str, plan: str | None, version: int | None, now: datetime) -> Offer: ...
+
+    def terms(self, plan: str, version: int, now: datetime) -> Any: ...
 
     def gateway(self, key_sha256: str, now: datetime) -> GatewayKey | None: ...
 
@@ -159,8 +162,6 @@ def _one(
     known: dict[tuple[str, bool], tuple[Standing, ...]],
 ) -> Decision:
     it = holder.allowed
-    if it.publisher != rules.publisher:
-        return UNKNOWN
     offer = ports.facts.offer(it.publisher, it.tier, it.plan, it.version, now)
     reason = refusal(holder, offer, rules, now, api)
     if reason == "unknown_key":
@@ -173,18 +174,45 @@ def _one(
         environment=holder.key.environment,
         throttle=offer.throttle,
     )
-    if reason or not offer.limits:
+    if reason or not (offer.limits or it.spend_cap is not None):
         return decision
     sandbox = holder.key.environment == SANDBOX
     place = (it.id, sandbox)
     if place not in known:
         counted = ports.usage.counters(it.id, it.period(now).start.date(), now.date(), it.shards_in, sandbox=sandbox)
         known[place] = tuple(standings(it, offer, rules, counted.totals, now))
+        if not sandbox and it.spend_cap is not None:
+            known[place] += _spending(it, it.spend_cap, rules, counted.totals, now, ports)
         if not sandbox:
             tell_thresholds(it, known[place], rules, now, ports)
     stand = known[place]
-    exhausted = any(each.hard and each.used >= each.limit for each in stand)
-    return replace(decision, standings=stand, allowed=not exhausted, reason="quota_exceeded" if exhausted else "")
+    exhausted = [each for each in stand if each.hard and each.used >= each.limit]
+    return replace(decision, standings=stand, allowed=not exhausted, reason=_why(exhausted))
+
+
+def _why(exhausted: Sequence[Standing]) -> str:
+    if not exhausted:
+        return ""
+    return "spend_cap_reached" if all(each.meter == SPENDING for each in exhausted) else "quota_exceeded"
+
+
+def _spending(
+    it: Allowed, cap: int, rules: PublisherRules, totals: Mapping[tuple[date, int], int], now: datetime, ports: Ports
+) -> tuple[Standing, ...]:
+    """What the running period costs so far, against the cap: fees whole, usage as counted, so never too little."""
+    from monetize.domain.rating import preview
+
+    terms = None if it.plan is None or it.version is None else ports.facts.terms(it.plan, it.version, now)
+    if terms is None:
+        return ()
+    names = {short: meter for meter, short in rules.meters.items()}
+    usage: dict[str, dict[date, int]] = {}
+    for (day, short), quantity in totals.items():
+        if short in names and quantity > 0:
+            usage.setdefault(names[short], {})[day] = quantity
+    period = it.period(now)
+    spent = preview(terms, usage, period).subtotal
+    return (Standing(meter=SPENDING, per="period", hard=True, limit=cap, used=spent, resets_at=period.end),)
 
 
 def tell_thresholds(it: Allowed, stand: Sequence[Standing], rules: PublisherRules, now: datetime, ports: Ports) -> None:
@@ -193,7 +221,7 @@ def tell_thresholds(it: Allowed, stand: Sequence[Standing], rules: PublisherRule
         for percent in rules.threshold_percents:
             if each.limit <= 0 or each.used * 100 < each.limit * percent:
                 continue
-            kind = "quota" if each.hard else "allowance"
+            kind = "spending" if each.meter == SPENDING else "quota" if each.hard else "allowance"
             name = f"{each.resets_at:%Y-%m-%dT%H}#{each.meter}#{kind}#{each.per}#{percent}"
             if not _first(it.id, name, now, each.resets_at + timedelta(days=2), ports):
                 continue

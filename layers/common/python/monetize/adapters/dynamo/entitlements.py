@@ -43,6 +43,7 @@ class _Subscription(msgspec.Struct, gc=False):
     activated_at: datetime | None = None
     ended_at: datetime | None = None
     spend_cap: int | None = None
+    publisher_spend_cap: int | None = None
     topups: tuple[TopUp, ...] = ()
     shards: tuple[tuple[str, int], ...] = ()
 
@@ -144,6 +145,7 @@ class EntitlementFacts:
         self._rules: Remembered[PublisherRules] = Remembered(FACTS_SECONDS, 1000)
         self._gateways: Remembered[GatewayKey] = Remembered(KEY_SECONDS, 1000)
         self._offers: Remembered[Offer] = Remembered(FACTS_SECONDS, 5000)
+        self._terms: Remembered[Any] = Remembered(FACTS_SECONDS, 1000)
 
     # ---- credentials ----
 
@@ -288,6 +290,21 @@ class EntitlementFacts:
         self._offers.put(name, found, now)
         return found
 
+    def terms(self, plan: str, version: int, now: datetime) -> Any:
+        """A plan version's terms (`plans.PlanTerms`), for whoever must price: their modules are loaded then only."""
+        name = f"{plan}/{version}"
+        known = self._terms.get(name, now)
+        if known is None:
+            from monetize.adapters.dynamo.table import read
+            from monetize.domain.plans import PlanVersion
+
+            item = self._get(keys.plan_version(plan, version))
+            if item is None:
+                return None
+            known = read(PlanVersion, item).terms
+            self._terms.put(name, known, now)
+        return known
+
     # ---- reading ----
 
     def _get(self, key: Key) -> dict[str, Any] | None:
@@ -342,7 +359,7 @@ def _allowed(it: _Subscription) -> Allowed:
         ended_at=it.ended_at,
         topups=it.topups,
         shards=it.shards,
-        spend_cap=it.spend_cap,
+        spend_cap=min((cap for cap in (it.spend_cap, it.publisher_spend_cap) if cap is not None), default=None),
     )
 
 
