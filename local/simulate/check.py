@@ -1,0 +1,492 @@
+"""What must hold in every world once it has come to rest: DESIGN's invariants, seen from outside.
+
+Items are read as they stand in the tables, invoices and charges as they stand at Stripe. What is owed is worked out
+by `prices` from the events the gateway was told are durable.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from local.simulate import prices
+from local.simulate.prices import Tariff
+from local.simulate.world import CORE, USAGE, World, tables
+
+ID = 12
+FINISHED = frozenset({"sent", "paid", "empty", "waived", "void", "uncollectible"})
+SHORT = {"met_calls": 1, "met_units": 2}
+
+
+class _Doc(msgspec.Struct):
+    """The parts of any document that are looked at."""
+
+    status: str = ""
+    payment_state: str = ""
+    subtotal: int = 0
+    carry_out: int = 0
+    invoice: str | None = None
+    reason: str = ""
+    attempt: int = 0
+    edge: datetime | None = None
+    subscription: str = ""
+    late: tuple[str, ...] = ()
+    amount: int = 0
+    stripe_id: str = ""
+    next_at: datetime | None = None
+    next_edge: datetime | None = None
+    due_at: datetime | None = None
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A ledger entry as it stands: events by digest with their quantities by meter number."""
+
+    day: date
+    batch: str
+    late: bool
+    rows: dict[bytes, dict[int, int]]
+    taken_by: str = ""
+    ref: str = ""
+    correction: dict[int, int] = field(default_factory=dict)
+
+
+_decode = msgspec.json.Decoder(_Doc).decode
+
+
+def check(world: World) -> list[str]:
+    """What does not hold, in sentences; empty when all of it does."""
+    core = list(_items(world, CORE))
+    bills = {
+        sub: sorted(
+            (
+                (_decode(item["doc"]["S"]), item)
+                for item in core
+                if item["pk"]["S"] == f"SUB#{sub}" and item["sk"]["S"].startswith("BILL#")
+            ),
+            key=lambda pair: pair[1]["sk"]["S"],
+        )
+        for sub in world.subscriptions
+    }
+    held = world.stripe.accounts[world.account].invoices
+    found: list[str] = []
+    found += _states(world)
+    found += _unchanging(world)
+    for sub in world.subscriptions:
+        ledger = list(_ledger(world, sub))
+        own = [bill for bill, _ in bills[sub]]
+        found += _kept(world, sub, ledger)
+        found += _counted(world, sub, ledger, own)
+        found += _amounts(world, sub, ledger, own)
+        found += _finished(world, sub, own, core)
+    found += _collected(world, bills, held, core)
+    return found
+
+
+# --- reading ---
+
+
+def _items(world: World, table: str) -> Iterator[Mapping[str, Any]]:
+    for partition in tables(world.dynamodb)[table].space.partitions.values():
+        for row in partition.rows.values():
+            yield row.item
+
+
+def _ledger(world: World, sub: str) -> Iterator[_Entry]:
+    head = f"USAGE#{sub}#"
+    for pk, partition in tables(world.dynamodb)[USAGE].space.partitions.items():
+        if not str(pk).startswith(head):
+            continue
+        for sk, row in partition.rows.items():
+            kind, _, rest = str(sk).partition("#")
+            if kind not in ("BATCH", "LATE", "CORRECT"):
+                continue
+            item: Mapping[str, Any] = row.item
+            day, _, batch = rest.partition("#")
+            entry = _Entry(
+                date.fromisoformat(day), batch, kind == "LATE", {}, item.get("bill", {}).get("S", ""), str(sk)
+            )
+            columns = {int(name[1:]): value for name, value in item.items() if name[0] == "m" and name[1:].isdigit()}
+            if "ids" not in item:
+                entry.correction = {short: int(value["N"]) for short, value in columns.items()}
+            else:
+                ids = bytes(item["ids"]["B"])
+                for at in range(len(ids) // ID):
+                    entry.rows[ids[at * ID : at * ID + ID]] = {
+                        short: _value(value, at) for short, value in columns.items() if _value(value, at)
+                    }
+            yield entry
+
+
+def _value(column: Mapping[str, Any], at: int) -> int:
+    if "N" in column:
+        return int(column["N"])
+    packed = bytes(column["B"])
+    width = packed[0]
+    return int.from_bytes(packed[1 + at * width : 1 + (at + 1) * width], "little")
+
+
+# --- states ---
+
+
+@cache
+def _reach(entity: str) -> Mapping[str, frozenset[str]]:
+    """Where each state can get by declared moves, itself included."""
+    from monetize.domain import states
+
+    moves = next(machine.moves for machine in states.MACHINES if machine.entity == entity)
+    reached: dict[str, frozenset[str]] = {}
+    for state in moves:
+        seen, front = {state}, [state]
+        while front:
+            for after in moves[front.pop()].values():
+                if after not in seen:
+                    seen.add(after)
+                    front.append(after)
+        reached[state] = frozenset(seen)
+    return reached
+
+
+_ENTITIES = {"BILL": "bill", "INVOICE": "invoice", "SUBSCRIPTION": "subscription", "PUBLISHER": "publisher"}
+
+
+def _states(world: World) -> Iterator[str]:
+    """Every change of a stored state was a declared one, and every revision followed the one before."""
+    for change in world.dynamodb.changes(CORE):
+        sk: Any = change.keys["sk"]["S"]
+        entity = _ENTITIES.get(str(sk).partition("#")[0])
+        new, old = change.new, change.old
+        if new is not None and "rev" in new:
+            before = int(str(old["rev"]["N"])) if old is not None and "rev" in old else 0
+            if int(str(new["rev"]["N"])) != before + 1:
+                yield f"{sk}: revision {new['rev']['N']} written over {before}"
+        if entity is None or new is None:
+            continue
+        after = _decode(str(new["doc"]["S"]))
+        was = _decode(str(old["doc"]["S"])) if old is not None else None
+        reached = _reach(entity)
+        if after.status not in reached or (was is not None and after.status not in reached[was.status]):
+            yield f"{sk}: {was.status if was else 'nothing'} became {after.status}"
+        paying = _reach("payment state")
+        if entity == "subscription" and was is not None and after.payment_state not in paying[was.payment_state]:
+            yield f"{sk}: payment {was.payment_state} became {after.payment_state}"
+
+
+def _unchanging(world: World) -> Iterator[str]:
+    """Frozen lines, plan versions and ledger entries are written once; a late entry is taken by one bill for ever."""
+    for change in world.dynamodb.changes(CORE):
+        sk = str(change.keys["sk"]["S"])
+        if sk.startswith(("LINES#", "VERSION#")) and change.event != "INSERT":
+            yield f"{change.keys['pk']['S']} {sk} was rewritten ({change.event})"
+    for change in world.dynamodb.changes(USAGE):
+        sk = str(change.keys["sk"]["S"])
+        if not sk.startswith(("BATCH#", "LATE#", "CORRECT#", "ADJUST#")) or change.event == "INSERT":
+            continue
+        old, new = dict(change.old or {}), dict(change.new or {})
+        taken = old.pop("bill", None)
+        again = new.pop("bill", None)
+        if old != new or not sk.startswith("LATE#") or (taken is not None and taken != again):
+            yield f"{change.keys['pk']['S']} {sk} was rewritten ({change.event})"
+
+
+# --- usage ---
+
+
+def _expected(each: Any) -> dict[int, int]:
+    return {1: 1, 2: each.units} if each.units else {1: 1}
+
+
+def _kept(world: World, sub: str, ledger: list[_Entry]) -> Iterator[str]:
+    """No event that was answered is lost; none that was never sent is there; each says what was sent."""
+    places: dict[bytes, list[_Entry]] = defaultdict(list)
+    for entry in ledger:
+        for digest in entry.rows:
+            places[digest].append(entry)
+    sent = {each.digest: each for batch in world.batches for each in batch.events if each.subscription == sub}
+    for batch in world.batches:
+        if not batch.done:
+            continue
+        for each in batch.events:
+            if each.subscription == sub and each.digest not in places:
+                yield f"event {each.id} was accepted and is nowhere"
+    for digest, entries in places.items():
+        known = sent.get(digest)
+        for entry in entries:
+            if known is None:
+                yield f"{sub}: an event nobody sent stands in {entry.ref}"
+            elif entry.day != known.at.date() or entry.rows[digest] != _expected(known):
+                yield f"event {known.id} stands in {entry.ref} as {entry.rows[digest]}"
+
+
+def _counted(world: World, sub: str, ledger: list[_Entry], bills: list[_Doc]) -> Iterator[str]:
+    """Counter = ledger + adjustments, and on billed days = distinct events."""
+    counter, written = _totals(world, sub)
+    on_time = [entry for entry in ledger if not entry.late]
+    for entry in on_time:
+        for quantities in (*entry.rows.values(), entry.correction):
+            for short, quantity in quantities.items():
+                written[entry.day, short] += quantity
+    if {k: v for k, v in counter.items() if v} != {k: v for k, v in written.items() if v}:
+        yield f"{sub}: the counter {_days(counter)} is not the ledger {_days(written)}"
+    rated = [bill.edge for bill in bills if bill.status in FINISHED and bill.edge is not None]
+    if rated:
+        through = max(rated).date() - timedelta(days=1)
+        for (day, short), quantity in _distinct(on_time, world.start_of(sub).date(), through).items():
+            if max(0, counter[day, short]) != quantity:
+                yield f"{sub}: {day} counts {counter[day, short]} of meter {short}, distinct are {quantity}"
+
+
+_DAYS = "0123456789abcdefghijklmnopqrstuv"
+
+
+def _totals(world: World, sub: str) -> tuple[Counter[tuple[date, int]], Counter[tuple[date, int]]]:
+    """What the counters hold, and what adjustments took out, by day and meter."""
+    counter: Counter[tuple[date, int]] = Counter()
+    adjusted: Counter[tuple[date, int]] = Counter()
+    for pk, partition in tables(world.dynamodb)[USAGE].space.partitions.items():
+        if not str(pk).startswith(f"USAGE#{sub}#"):
+            continue
+        month = str(pk).split("#")[2]
+        for sk, row in partition.rows.items():
+            item: Mapping[str, Any] = row.item
+            for name, value in item.items():
+                if not name[1:].isdigit() or "N" not in value:
+                    continue
+                if sk == "COUNTER" and name[0] in _DAYS:
+                    day = date(int(month[:4]), int(month[5:]), _DAYS.index(name[0]))
+                    counter[day, int(name[1:])] += int(value["N"])
+                elif str(sk).startswith("ADJUST#") and name[0] == "m":
+                    adjusted[date.fromisoformat(str(sk).split("#")[1]), int(name[1:])] += int(value["N"])
+    return counter, adjusted
+
+
+def _days(totals: Counter[tuple[date, int]]) -> dict[str, int]:
+    return {f"{day}/{short}": quantity for (day, short), quantity in sorted(totals.items())}
+
+
+def _distinct(entries: list[_Entry], first: date, last: date) -> dict[tuple[date, int], int]:
+    """Each event once over those days; corrections on top; never below zero."""
+    totals: Counter[tuple[date, int]] = Counter()
+    seen: set[bytes] = set()
+    inside = [entry for entry in entries if first <= entry.day <= last]
+    for entry in sorted(inside, key=lambda each: (each.day, each.batch, each.late)):
+        for digest, quantities in entry.rows.items():
+            if digest not in seen:
+                seen.add(digest)
+                for short, quantity in quantities.items():
+                    totals[entry.day, short] += quantity
+        for short, quantity in entry.correction.items():
+            totals[entry.day, short] += quantity
+    return {key: max(0, quantity) for key, quantity in totals.items()}
+
+
+# --- money ---
+
+
+def _used(tariff: Tariff, entries: list[_Entry], first: datetime, end: datetime) -> dict[date, int]:
+    last = (end - timedelta(microseconds=1)).date()
+    totals = _distinct(entries, first.date(), last)
+    return {day: quantity for (day, short), quantity in totals.items() if short == SHORT[tariff.meter] and quantity}
+
+
+def _amounts(world: World, sub: str, ledger: list[_Entry], bills: list[_Doc]) -> Iterator[str]:
+    """Each bill is what the prices say of the usage it took; late usage is taken once, by the bill that says so."""
+    tariff = world.tariff
+    names = [_name(sub, bill) for bill in bills]
+    late = [entry for entry in ledger if entry.late]
+    for entry in late:
+        if entry.taken_by and entry.taken_by not in names:
+            yield f"{entry.ref} was taken by {entry.taken_by}, which does not exist"
+    on_time = [entry for entry in ledger if not entry.late]
+    closed: list[tuple[datetime, datetime, int]] = []  # period, and what was billed for it so far
+    carry = 0
+    previous: datetime | None = None
+    for bill in bills:
+        edge = bill.edge
+        if edge is None or bill.status in ("claimed", "rated", "parked", "waived"):
+            return  # said elsewhere
+        took = {entry.ref for entry in late if entry.taken_by == _name(sub, bill)}
+        if took != set(bill.late):
+            yield f"{_name(sub, bill)} says it took {sorted(bill.late)}, the ledger says {sorted(took)}"
+        known = on_time + [
+            entry for entry in late if entry.taken_by and names.index(entry.taken_by) <= bills.index(bill)
+        ]
+        owed = prices.ahead(tariff, edge) if tariff.ahead else 0
+        for at, (first, end, so_far) in enumerate(closed):
+            now = prices.behind(tariff, first, end, _used(tariff, known, first, end))
+            owed += now - so_far
+            closed[at] = (first, end, now)
+        first = previous or world.start_of(sub)
+        if edge > first:
+            now = prices.behind(tariff, first, edge, _used(tariff, on_time, first, edge))
+            owed += now
+            closed.append((first, edge, now))
+        total = carry + owed
+        carry = min(0, total)
+        if (bill.subtotal, bill.carry_out) != (max(0, total), carry):
+            yield (
+                f"{_name(sub, bill)} ({tariff.name}) is {bill.subtotal} carrying {bill.carry_out}, "
+                f"owed are {max(0, total)} carrying {carry}"
+            )
+        previous = edge
+    if bills and bills[-1].edge is not None:
+        for entry in late:
+            # What came before the last bill was rated is taken by it at the latest.
+            if (
+                not entry.taken_by
+                and entry.day < bills[-1].edge.date()
+                and entry.ref in world_before(world, sub, bills[-1])
+            ):
+                yield f"{entry.ref} came before {_name(sub, bills[-1])} was rated and was never taken"
+
+
+def world_before(world: World, sub: str, bill: _Doc) -> set[str]:
+    """Late entries of a subscription that stood before its bill was claimed and whose period was billed before it."""
+    claimed = next(
+        (
+            change.at
+            for change in world.dynamodb.changes(CORE)
+            if change.event == "INSERT"
+            and str(change.keys["pk"]["S"]) == f"SUB#{sub}"
+            and str(change.keys["sk"]["S"]).startswith("BILL#")
+            and _decode(str((change.new or {})["doc"]["S"])).edge == bill.edge
+        ),
+        None,
+    )
+    if claimed is None or bill.edge is None:
+        return set()
+    month, _ = prices.month_of(bill.edge - timedelta(microseconds=1))
+    return {
+        str(change.keys["sk"]["S"])
+        for change in world.dynamodb.changes(USAGE)
+        if change.event == "INSERT"
+        and str(change.keys["sk"]["S"]).startswith("LATE#")
+        and str(change.keys["pk"]["S"]).startswith(f"USAGE#{sub}#")
+        and change.at < claimed
+        and date.fromisoformat(str(change.keys["sk"]["S"]).split("#")[1]) < month.date()
+    }
+
+
+def _name(sub: str, bill: _Doc) -> str:
+    return f"{sub}.{bill.edge:%Y%m%dT%H%M%SZ}"
+
+
+# --- an end ---
+
+
+def _finished(world: World, sub: str, bills: list[_Doc], core: list[Mapping[str, Any]]) -> Iterator[str]:
+    """Nothing is left half done once nothing fails any more and time has passed."""
+    now = world.clock.now()
+    for bill in bills:
+        if bill.status in FINISHED:
+            continue
+        if bill.status == "parked" and world.deauthorized and bill.reason == "account_unreachable":
+            continue
+        yield f"{_name(sub, bill)} was left {bill.status} {bill.reason}".strip()
+    subscription = next(
+        _decode(item["doc"]["S"])
+        for item in core
+        if item["sk"]["S"] == "SUBSCRIPTION" and item["pk"]["S"] == f"SUB#{sub}"
+    )
+    if subscription.due_at is not None and subscription.due_at <= now:
+        yield f"{sub} is due since {subscription.due_at.isoformat()} and was not billed"
+    edges = [bill.edge for bill in bills]
+    wanted = list(_edges(world, sub, subscription.next_edge))
+    if edges != wanted and subscription.next_edge is not None:
+        yield f"{sub} was billed at {[str(edge) for edge in edges]}, due were {[str(edge) for edge in wanted]}"
+    for item in core:
+        if "due_sk" in item and item["sk"]["S"] != "SUBSCRIPTION" and f"#{sub}" in item["due_sk"]["S"]:
+            at = datetime.fromisoformat(item["due_sk"]["S"].partition("#")[0])
+            if at <= now and not world.declined:
+                yield f"{item['pk']['S']} {item['sk']['S']} is still to be done since {at.isoformat()}"
+
+
+def _edges(world: World, sub: str, following: datetime | None) -> Iterator[datetime]:
+    """The billing dates before the next one: the start when a fee is charged ahead, then the first of each month."""
+    if following is None:
+        return
+    start = world.start_of(sub)
+    if world.tariff.ahead and start < following:
+        yield start
+    edge = prices.month_of(start)[1]
+    while edge < following:
+        yield edge
+        edge = prices.month_of(edge)[1]
+
+
+# --- Stripe ---
+
+
+def _collected(
+    world: World,
+    bills: Mapping[str, list[tuple[_Doc, Mapping[str, Any]]]],
+    held: Mapping[str, dict[str, Any]],
+    core: list[Mapping[str, Any]],
+) -> Iterator[str]:
+    """At most one finalized invoice a bill, the one we stored; the same amounts; charged once; records that agree."""
+    final: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for invoice in held.values():
+        if not invoice.get("deleted") and invoice["status"] != "draft":
+            final[invoice["metadata"].get("bill", "")].append(invoice)
+    records = {item["pk"]["S"]: _decode(item["doc"]["S"]) for item in core if item["sk"]["S"] == "INVOICE"}
+    by_stripe = {record.stripe_id: record for record in records.values()}
+    ours = {_name(sub, bill): bill for sub, pairs in bills.items() for bill, _ in pairs}
+    for name, invoices in final.items():
+        if len(invoices) > 1:
+            yield f"{name} has {len(invoices)} finalized invoices"
+        bill = ours.get(name)
+        if bill is None:
+            yield f"Stripe has an invoice of {name or 'nobody'}, which is no bill of ours"
+            continue
+        for invoice in invoices:
+            yield from _agrees(world, name, bill, invoice, by_stripe.get(invoice["id"]))
+    for name, bill in ours.items():
+        if bill.status in ("sent", "paid") and name not in final:
+            yield f"{name} is {bill.status} and nothing is at Stripe"
+        if bill.status == "empty" and (bill.subtotal or name in final):
+            yield f"{name} is empty and asks for {bill.subtotal}"
+    if len(by_stripe) != len(records):
+        yield "two records of one Stripe invoice"
+    yield from _charged(world, final)
+
+
+def _agrees(world: World, name: str, bill: _Doc, invoice: dict[str, Any], record: _Doc | None) -> Iterator[str]:
+    """One finalized invoice against its bill and our record of it."""
+    if invoice["id"] != bill.invoice:
+        yield f"{name} stored {bill.invoice}, Stripe finalized {invoice['id']}"
+    asked = (invoice["total_excluding_tax"] or invoice["total"], invoice["currency"])
+    if asked != (bill.subtotal, world.tariff.currency):
+        yield f"{name} is {bill.subtotal}, Stripe asks for {asked[0]} {asked[1]}"
+    if bill.status == "paid" and invoice["status"] != "paid":
+        yield f"{name} is paid here and {invoice['status']} at Stripe"
+    if record is None:
+        yield f"{name}: no record of {invoice['id']}"
+        return
+    if invoice["status"] == "paid" and record.status != "paid":
+        yield f"{name}: paid at Stripe, {record.status} in our record"
+    if invoice["status"] == "open" and not world.declined and not world.deauthorized:
+        yield f"{name}: open at Stripe, nobody paid it"
+    if record.amount != bill.subtotal:
+        yield f"{name}: the record says {record.amount}, the bill {bill.subtotal}"
+
+
+def _charged(world: World, final: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
+    """What the cards gave is what the invoices asked for, each intent once; what is too little to charge is owed on."""
+    account = world.stripe.accounts[world.account]
+    good = [charge for charge in account.charges.values() if charge["status"] == "succeeded"]
+    twice = [intent for intent, times in Counter(charge["payment_intent"] for charge in good).items() if times > 1]
+    if twice:
+        yield f"charged twice: {twice}"
+    asked = sum(each["total"] for invoices in final.values() for each in invoices if each["status"] in ("open", "paid"))
+    open_ = sum(
+        each["amount_remaining"] for invoices in final.values() for each in invoices if each["status"] == "open"
+    )
+    customers = [each for each in account.customers.values() if not each.get("deleted")]
+    owed_on = sum(sum(dict(each.get("invoice_credit_balance") or {}).values()) for each in customers)
+    taken = sum(charge["amount"] for charge in good)
+    if asked != taken + open_ + owed_on:
+        yield f"invoices ask for {asked}; charged {taken}, open {open_}, carried on the customer {owed_on}"

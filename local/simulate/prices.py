@@ -1,0 +1,132 @@
+"""What usage must cost, worked out a second time: fractions, no line of the product's own arithmetic."""
+
+import calendar
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+
+from monetize.domain.plans import Allowance, Charge, PlanTerms, PriceTier, wso2_terms
+
+CALLS, UNITS = "met_calls", "met_units"
+
+
+@dataclass(frozen=True, slots=True)
+class Tariff:
+    """A plan in the simulator's own words. `tiers`: (up to, price, flat); money in minor units, prices as text.
+
+    `daily` and `monthly` are allowances; `package` the size of a package; `model` says how `tiers` are read.
+    """
+
+    name: str
+    meter: str = CALLS
+    ahead: int = 0
+    arrears: int = 0
+    model: str = "per_unit"
+    price: str = "0"
+    package: int = 1
+    daily: int | None = None
+    monthly: int | None = None
+    tiers: tuple[tuple[int | None, str, int], ...] = ()
+    least: int | None = None
+    currency: str = "usd"
+
+
+_GRADUATED = ((10, "50", 25), (40, "12.5", 0), (None, "3.125", 70))
+_VOLUME = ((20, "31.5", 0), (None, "9.75", 40))
+TARIFFS = (
+    Tariff("wso2", ahead=4900, model="package", price="100", package=3, daily=5),
+    Tariff("per_unit", price="7.25", monthly=10),
+    Tariff("graduated", meter=UNITS, arrears=990, model="graduated", tiers=_GRADUATED),
+    Tariff("volume", meter=UNITS, ahead=1500, model="volume", tiers=_VOLUME, currency="eur"),
+    Tariff("least", price="33.333", least=2500),
+)
+
+
+def terms_of(tariff: Tariff) -> PlanTerms:
+    """The same plan in the product's words."""
+    if tariff.name == "wso2":
+        return wso2_terms(
+            price=tariff.ahead,
+            max_daily_usage=tariff.daily or 0,
+            overage_charge=Decimal(tariff.price),
+            overage_unit=tariff.package,
+            meter=tariff.meter,
+            currency=tariff.currency,
+        )
+    charges: list[Charge] = []
+    if tariff.ahead:
+        charges.append(Charge(id="fee", name="Fee", model="flat", amount=tariff.ahead, timing="advance"))
+    if tariff.arrears:
+        charges.append(Charge(id="base", name="Base", model="flat", amount=tariff.arrears, timing="arrears"))
+    allowed = None if tariff.monthly is None else Allowance(quantity=tariff.monthly, per="period")
+    tiered = tariff.model in ("graduated", "volume")
+    charges.append(
+        Charge(
+            id="use",
+            name="Use",
+            model=tariff.model,  # type: ignore[arg-type] # one of the product's models
+            meter=tariff.meter,
+            unit_price=None if tiered else Decimal(tariff.price),
+            package_size=tariff.package if tariff.model == "package" else None,
+            tiers=tuple(PriceTier(up_to=up, unit_price=Decimal(p), flat_amount=flat) for up, p, flat in tariff.tiers),
+            allowance=allowed,
+        )
+    )
+    return PlanTerms(currency=tariff.currency, charges=tuple(charges), minimum=tariff.least)
+
+
+def half_up(exact: Fraction) -> int:
+    """The nearest integer; a half away from zero (nothing here is negative)."""
+    return int(exact + Fraction(1, 2))
+
+
+def month_of(instant: datetime) -> tuple[datetime, datetime]:
+    """The calendar month that holds an instant."""
+    first = datetime(instant.year, instant.month, 1, tzinfo=UTC)
+    return first, first + timedelta(days=calendar.monthrange(instant.year, instant.month)[1])
+
+
+def share(start: datetime, end: datetime) -> Fraction:
+    """What part of its calendar month a stretch is."""
+    first, after = month_of(start)
+    return Fraction(int((end - start).total_seconds()), int((after - first).total_seconds()))
+
+
+def ahead(tariff: Tariff, start: datetime) -> int:
+    """The fee charged when a period starts, to the end of the month."""
+    return half_up(tariff.ahead * share(start, month_of(start)[1]))
+
+
+def behind(tariff: Tariff, start: datetime, end: datetime, used: Mapping[date, int]) -> int:
+    """What a closed period owes for its usage, its fee in arrears and its minimum."""
+    part = share(start, end)
+    base = half_up(tariff.arrears * part)
+    owed = half_up(_usage(tariff, part, used)) + base
+    if tariff.least is not None:
+        owed = max(owed, half_up(tariff.least * part))
+    return owed
+
+
+def _usage(tariff: Tariff, part: Fraction, used: Mapping[date, int]) -> Fraction:
+    price = Fraction(tariff.price)
+    if tariff.daily is not None:
+        packages = sum(-(-(n - tariff.daily) // tariff.package) for n in used.values() if n > tariff.daily)
+        return packages * price
+    total = sum(used.values())
+    if tariff.monthly is not None:
+        total = max(0, total - -(-tariff.monthly * part.numerator // part.denominator))
+    if total == 0:
+        return Fraction(0)
+    if tariff.model == "per_unit":
+        return total * price
+    if tariff.model == "volume":
+        _, unit, flat = next(tier for tier in tariff.tiers if tier[0] is None or total <= tier[0])
+        return total * Fraction(unit) + flat
+    owed, floor = Fraction(0), 0
+    for up, unit, flat in tariff.tiers:
+        if total > floor:
+            owed += (min(total, up if up is not None else total) - floor) * Fraction(unit) + flat
+            floor = up if up is not None else total
+    return owed

@@ -1,0 +1,492 @@
+"""What is tried: every crash point of every flow, two and three workers beside each other, and everything at once."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from typing import Any
+
+from local.simulate import world as worlds
+from local.simulate.check import check
+from local.simulate.gate import Chances, Crash
+from local.simulate.prices import TARIFFS
+from local.simulate.world import GRACE, PUBLISHER, SOURCE, START, Batch, Sent, World, build, usage
+
+FIRST, SECOND = datetime(2026, 2, 1, tzinfo=UTC), datetime(2026, 3, 1, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+STORY = 400
+
+
+@dataclass(slots=True)
+class Result:
+    """One world that was run."""
+
+    kind: str
+    seed: int
+    found: list[str]
+    doors: int = 0
+    crashes: int = 0
+    faults: int = 0
+    schedule: bytes = b""
+    story: list[str] = field(default_factory=list)
+    extra: str = ""
+
+
+def result(kind: str, made: World, found: list[str], extra: str = "") -> Result:
+    """What is kept of a world."""
+    gate = made.gate
+    return Result(
+        kind,
+        made.seed,
+        found,
+        gate.doors,
+        gate.crashes,
+        gate.faults,
+        blake2b(repr(gate.schedule).encode(), digest_size=8).digest(),
+        [f"{door.worker:>2} {door.when:<6} {door.name}" for door in gate.told[-STORY:]],
+        extra,
+    )
+
+
+# --- moments in the life of a subscription, made quickly ---
+
+
+def at_opening(seed: int, **how: Any) -> World:
+    """The opening bill is due."""
+    tariff = [each for each in TARIFFS if each.ahead][seed % 2]
+    made = build(seed, tariff, opened=False, **how)
+    _webhooks(made)
+    return made
+
+
+def at_month_end(seed: int, **how: Any) -> World:
+    """January was used; the bill at its end is due since a minute. One batch is on its way still."""
+    made = build(seed, **how)
+    _webhooks(made)
+    batches = usage(made, START + timedelta(hours=1), FIRST + timedelta(hours=1), made.rng.randint(1, 3), tag="a")
+    made.clock.move_to(FIRST + timedelta(hours=6))
+    for batch in batches:
+        made.send(batch)
+    if made.rng.random() < 0.3:
+        made.gate.solo(made.compact)
+    made.clock.move_to(FIRST + GRACE + MINUTE)
+    return made
+
+
+def at_second_end(seed: int, **how: Any) -> World:
+    """January was billed, usage of it came late, February was used; the bill at its end is due since a minute."""
+    made = at_month_end(seed, **how)
+    made.settle(FIRST + timedelta(days=2))
+    for batch in usage(made, START + timedelta(hours=1), FIRST - MINUTE, 1, tag="l"):
+        made.send(batch)
+    for batch in usage(made, FIRST, SECOND - MINUTE, 1, tag="b"):
+        made.clock.move_to(max(each.at for each in batch.events))
+        made.send(batch)
+    made.clock.move_to(SECOND + GRACE + MINUTE)
+    return made
+
+
+def _webhooks(made: World) -> None:
+    """Some worlds hear all of Stripe's events, most hear hardly any: the to-do list has to do without them."""
+    heard = made.rng.choice((0.0, 0.0, 0.05, 0.3))
+
+    def fate(_event: Any) -> Sequence[timedelta]:
+        draw = made.rng.random()
+        if draw >= heard:
+            return ()
+        if draw < heard * 0.2:
+            return (timedelta(0), timedelta(seconds=30))
+        return (timedelta(minutes=made.rng.randrange(90)),) if draw < heard * 0.5 else (timedelta(0),)
+
+    made.stripe.webhooks.fate = fate
+
+
+# --- every crash point of a flow ---
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A flow to be crashed: how to get there, what to do, and what must hold beside the invariants."""
+
+    name: str
+    ready: Callable[[int], World]
+    act: Callable[[World], object]
+    after: Callable[[World], list[str]] = lambda _: []
+
+
+def crash(flow: Flow, seed: int, at: int, *, keep: bool = False) -> Result:
+    """Run a flow, let the process die at its durable door number `at` (0: never), recover, look."""
+    made = flow.ready(seed)
+    made.gate.keep = keep
+    made.gate.durable, made.gate.crash_at = 0, at
+    ended = made.gate.solo(lambda: flow.act(made))
+    doors = made.gate.durable
+    found = [] if ended is None or isinstance(ended, Crash) else [f"ended by {ended!r}"]
+    made.gate.quiet()
+    found += at_rest(made)
+    found += flow.after(made)
+    done = result(f"crash {flow.name}", made, found, f"--at {at}")
+    done.doors = doors
+    return done
+
+
+def at_rest(made: World) -> list[str]:
+    """Recover, then hold the world to the invariants."""
+    try:
+        made.settle()
+    except Exception as error:  # noqa: BLE001 # whatever recovery ends in is a finding
+        return [f"recovery ended in {error!r}"]
+    return check(made)
+
+
+def _bill(made: World) -> None:
+    made.bill(made.subscriptions[0])
+
+
+def _tick(made: World) -> None:
+    made.tick()
+    while made.queue:
+        made.work(made.queue[0].body)
+        made.queue.pop(0)
+
+
+def _ingest(made: World) -> None:
+    batch = next(each for each in made.batches if not each.done)
+    made.send(batch)
+
+
+def _before_ingest(seed: int) -> World:
+    made = at_month_end(seed)
+    _fresh(made, FIRST - timedelta(days=3), FIRST + timedelta(hours=20))
+    return made
+
+
+def _before_late(seed: int) -> World:
+    made = at_month_end(seed)
+    made.settle(FIRST + timedelta(days=2))
+    _fresh(made, FIRST - timedelta(days=3), FIRST + timedelta(hours=20))
+    return made
+
+
+def _fresh(made: World, first: datetime, last: datetime) -> Batch:
+    sub = made.subscriptions[0]
+    step = (last - first) / 4
+    events = tuple(Sent(f"fresh-{at}", sub, (first + step * at).replace(microsecond=0), at) for at in range(5))
+    batch = Batch(len(made.batches), events, "fresh" if made.seed % 2 else "")
+    made.batches.append(batch)
+    return batch
+
+
+def _compactable(seed: int) -> World:
+    made = at_month_end(seed)
+    again = tuple(made.batches[0].events)
+    twice = Batch(len(made.batches), (*again, Sent("twice", made.subscriptions[0], FIRST - timedelta(hours=1), 2)))
+    made.batches.append(twice)
+    made.send(twice)
+    return made
+
+
+def _to_hear(seed: int) -> World:
+    """A paid bill, none of whose events was heard."""
+    made = at_month_end(seed)
+    made.stripe.webhooks.fate = lambda event: (timedelta(0),) if event.type == "invoice.paid" else ()
+    made.gate.solo(lambda: _bill(made))
+    return made
+
+
+def _hear(made: World) -> None:
+    for delivery in made.stripe.due_deliveries():
+        status = 500
+        try:
+            made.receive(delivery.body, delivery.headers["Stripe-Signature"])
+            status = 200
+        finally:
+            made.stripe.deliver(delivery, status)
+    while made.events:
+        made.apply(made.events[0].body["event"])
+        made.events.pop(0)
+
+
+def _declined(seed: int) -> World:
+    """The first charge was declined; the bank says yes from now on, and the schedule has come."""
+    made = at_month_end(seed)
+    made.stripe.webhooks.fate = lambda _: ()
+    made.stripe.set_card_outcome(made.account, made.card, "insufficient_funds")
+    made.gate.solo(lambda: _bill(made))
+    made.stripe.set_card_outcome(made.account, made.card, "succeed")
+    made.clock.advance(timedelta(hours=1))
+    return made
+
+
+def _awaiting_checkout(seed: int) -> World:
+    """Somebody without a card ordered and filled in Checkout's page; Stripe's event is under way."""
+    from monetize import wiring
+    from monetize.adapters.dynamo.table import put
+    from monetize.domain.subscriptions import Application, Contact
+    from monetize.services.subscribing import Order, subscribe
+    from monetize.services.subscription_access import Person
+
+    made = build(seed)
+    made.stripe.webhooks.fate = lambda event: (timedelta(0),) if event.type.startswith("checkout") else ()
+    wiring.core().write(put(Application(id="app_9", publisher=PUBLISHER, subscriber="new", name="n", created_at=START)))
+    order = Order(
+        publisher=PUBLISHER,
+        application="app_9",
+        product="api_1",
+        tier="tier_1",
+        contact=Contact(name="N", email="n@example.com", country="US"),
+        key="order",
+    )
+    begun = subscribe(Person("nora", "new"), order, made.clock.now(), wiring.subscribing())
+    assert begun.checkout is not None  # noqa: S101 # nobody has left a card
+    made.clock.advance(MINUTE)
+    made.stripe.complete_checkout(made.account, begun.checkout.id)
+    made.subscriptions = (*made.subscriptions, begun.subscription.id)
+    return made
+
+
+def _active(made: World) -> list[str]:
+    """The order became one active subscription of one customer who has a default card."""
+    from monetize import wiring
+
+    sub = wiring.billing_table().subscription(made.subscriptions[-1])
+    customers = [
+        each
+        for each in made.stripe.accounts[made.account].customers.values()
+        if each.get("metadata", {}).get("subscriber") == "new"
+    ]
+    found = []
+    if sub.status != "active" or len(sub.spans) != 1:
+        return [f"{sub.id} is {sub.status} with {len(sub.spans)} spans"]
+    if len(customers) != 1:
+        found.append(f"{len(customers)} customers of one subscriber")
+    elif not customers[0]["invoice_settings"]["default_payment_method"]:
+        found.append("the customer has no default card")
+    return found
+
+
+def _connecting(seed: int) -> World:
+    made = build(seed)
+    made.stripe.create_account(name="Newcomer", account_id="acct_newcomer")
+    made.stripe.redirect_uris.append("https://api.invalid/stripe/oauth/callback")
+    return made
+
+
+def _connect(made: World) -> None:
+    """From the button to the confirmation, as one browser does it."""
+    from urllib.parse import parse_qs, urlsplit
+
+    from monetize import wiring
+    from monetize.services import onboarding
+
+    ports, now = wiring.onboarding(), made.clock.now()
+    person = onboarding.Person("nora", "newcomer", "business", now)
+    url = onboarding.connect(person, "/", now, ports)
+    back = parse_qs(urlsplit(made.stripe.authorize(url, "acct_newcomer")).query)
+    returned = onboarding.returned(back["state"][0], back["code"][0], None, now, ports)
+    if returned.completion is None:
+        raise AssertionError(f"the account did not come back: {returned.outcome}")
+    onboarding.enable(person, returned.completion, now, ports)
+
+
+def _connected(made: World) -> list[str]:
+    """Whoever starts again gets there, and then everything is there once."""
+    from monetize import wiring
+    from monetize.services import onboarding
+
+    publisher = wiring.onboarding().publishers.get("newcomer")
+    if publisher is None or publisher.status != "enabled":
+        made.gate.solo(lambda: None)
+        made.clock.advance(timedelta(minutes=20))
+        onboarding.sweep(made.clock.now(), wiring.onboarding())
+        held = wiring.onboarding().publishers.holder_of("acct_newcomer")
+        if held is None and publisher is not None and publisher.pending is not None:
+            account = made.stripe.accounts["acct_newcomer"]
+            if account.connected:
+                return ["an account nobody confirmed stayed connected"]
+        _connect(made)
+    publisher = wiring.onboarding().publishers.get("newcomer")
+    found = []
+    if publisher.status != "enabled" or publisher.stripe.account != "acct_newcomer" or publisher.pending is not None:
+        found.append(f"the publisher is {publisher.status}")
+    if wiring.onboarding().publishers.holder_of("acct_newcomer") != "newcomer":
+        found.append("nobody holds the account")
+    if not made.stripe.accounts["acct_newcomer"].connected:
+        found.append("the account is not connected")
+    names = sorted(
+        str(row.item["sk"]["S"])
+        for row in worlds.tables(made.dynamodb)[worlds.CORE].space.partitions["PUB#newcomer"].rows.values()
+        if str(row.item["sk"]["S"]).startswith("TIER#")
+    )
+    if len(names) != 4:
+        found.append(f"{len(names)} default tiers instead of four")
+    return found
+
+
+FLOWS = (
+    Flow("opening", at_opening, _bill),
+    Flow("month", at_month_end, _bill),
+    Flow("second", at_second_end, _bill),
+    Flow("run", at_month_end, _tick),
+    Flow("ingest", _before_ingest, _ingest),
+    Flow("late", _before_late, _ingest),
+    Flow("compact", _compactable, lambda made: made.compact()),
+    Flow("webhook", _to_hear, _hear),
+    Flow("retry", _declined, _tick),
+    Flow("checkout", _awaiting_checkout, _hear, _active),
+    Flow("connect", _connecting, _connect, _connected),
+)
+BY_NAME = {flow.name: flow for flow in FLOWS}
+
+
+def crash_points(flow: Flow, seed: int) -> int:
+    """How many durable doors the flow has when nothing fails."""
+    made = flow.ready(seed)
+    made.gate.durable = 0
+    made.gate.solo(lambda: flow.act(made))
+    return made.gate.durable
+
+
+# --- workers beside each other ---
+
+
+def together(seed: int, workers: int = 2, *, keep: bool = False) -> Result:
+    """Two or three workers on the same subscription, interleaved at every call; some are refused, some die."""
+    made = _moment(seed)
+    made.gate.keep = keep
+    rng = made.rng
+    jobs = _jobs(made, workers)
+    made.gate.chances = Chances(
+        switch=rng.choice((0.1, 0.3, 0.5, 0.9)),
+        dynamodb=rng.choice((0.0, 0.0, 0.05)),
+        stripe=rng.choice((0.0, 0.0, 0.1)),
+        crash=rng.choice((0.0, 0.0, 0.0, 0.03)),
+        stall=rng.choice((0.0, 0.0, 0.0, 0.02)),
+    )
+    return _run(f"workers {workers}", made, jobs)
+
+
+def everything(seed: int, *, keep: bool = False) -> Result:
+    """All faults at once, in a world of two subscriptions, over two billing dates and sometimes days of silence."""
+    made = at_month_end(seed, subscriptions=2)
+    made.gate.keep = keep
+    rng = made.rng
+    made.dynamodb.index_lag = rng.choice((None, 20, timedelta(seconds=40)))
+    if rng.random() < 0.25:
+        made.stripe.set_card_outcome(made.account, made.card, rng.choice(("insufficient_funds", "do_not_honor")))
+        made.stripe.at(
+            made.clock.now() + timedelta(hours=rng.randrange(1, 30)),
+            lambda: made.stripe.set_card_outcome(made.account, made.card, "succeed"),
+        )
+    silent = rng.random() < 0.25
+    if silent:
+        made.webhooks = False
+    _fresh(made, FIRST - timedelta(days=2), FIRST + timedelta(hours=20))
+    for _ in range(rng.randint(1, 3)):
+        made.gate.chances = Chances(
+            switch=rng.choice((0.1, 0.5)),
+            dynamodb=rng.choice((0.0, 0.1, 0.3)),
+            stripe=rng.choice((0.0, 0.2, 0.5)),
+            crash=rng.choice((0.0, 0.02, 0.05)),
+            stall=rng.choice((0.0, 0.02)),
+        )
+        jobs = [*_jobs(made, 2), made.tick]
+        if made.queue:
+            jobs.append(_messages(made))
+        _surprised(made, made.gate.run(jobs))
+        made.clock.advance(timedelta(hours=rng.choice((0, 1, 4, 30))))
+    if silent:
+        made.gate.quiet()
+        made.settle(made.clock.now() + timedelta(days=3))
+        made.webhooks = True
+    made.gate.quiet()
+    made.dynamodb.index_lag = None
+    found = at_rest(made)
+    if not found and rng.random() < 0.5 and made.clock.now() < SECOND:
+        made.clock.move_to(SECOND + GRACE + MINUTE)
+        found = at_rest(made)
+    return result("everything", made, found)
+
+
+def _messages(made: World) -> Callable[[], object]:
+    """A worker that takes what is in the queue; what fails stays there."""
+
+    def work() -> None:
+        for message in list(made.queue):
+            if message.at <= made.clock.now():
+                made.work(message.body)
+                if message in made.queue:
+                    made.queue.remove(message)
+
+    return work
+
+
+def _moment(seed: int) -> World:
+    draw = seed % 10
+    if draw < 2:
+        return at_opening(seed)
+    if draw < 8:
+        return at_month_end(seed)
+    return at_second_end(seed)
+
+
+def _jobs(made: World, workers: int) -> list[Callable[[], object]]:
+    """The first one bills; the others do anything that goes on beside it."""
+    rng, sub = made.rng, made.subscriptions[0]
+    now = made.clock.now()
+    jobs: list[Callable[[], object]] = [lambda: made.bill(sub)]
+    while len(jobs) < workers:
+        draw = rng.random()
+        if draw < 0.5:
+            jobs.append(lambda: made.bill(sub))
+        elif draw < 0.8 and now > FIRST:
+            batch = next((each for each in made.batches if not each.done), None)
+            if batch is None and rng.random() < 0.3:
+                near = [each for each in made.batches if min(e.at for e in each.events) > now - timedelta(days=34)]
+                batch = rng.choice(near) if near else None
+            if batch is None:
+                edge = SECOND if now > SECOND else FIRST
+                batch = _straddling(made, edge)
+            jobs.append(lambda batch=batch: made.send(batch))  # type: ignore[misc]
+        elif draw < 0.9 and now > FIRST:
+            jobs.append(made.compact)
+        else:
+            jobs.append(lambda: _tick(made))
+    rng.shuffle(jobs)
+    return jobs
+
+
+def _straddling(made: World, edge: datetime) -> Batch:
+    """A batch on both sides of a billing date."""
+    rng, sub, number = made.rng, made.subscriptions[0], len(made.batches)
+    events = tuple(
+        Sent(f"s{number}-{at}", sub, edge + timedelta(seconds=rng.choice((-90_000, -3600, -1, 0, 1, 3600))), at)
+        for at in range(rng.randint(1, 5))
+    )
+    batch = Batch(number, events, f"key-{number}" if rng.random() < 0.3 else "")
+    made.batches.append(batch)
+    return batch
+
+
+def _run(kind: str, made: World, jobs: Sequence[Callable[[], object]]) -> Result:
+    found = _surprised(made, made.gate.run(jobs))
+    made.gate.quiet()
+    found += at_rest(made)
+    return result(kind, made, found)
+
+
+def _surprised(made: World, ended: Sequence[BaseException | None]) -> list[str]:
+    """Endings that no fault explains."""
+    from botocore.exceptions import ClientError
+
+    from monetize.domain.errors import Refusal
+
+    del made
+    return [
+        f"a worker ended by {error!r}"
+        for error in ended
+        if error is not None and not isinstance(error, (Crash, ClientError, Refusal))
+    ]
+
+
+__all__ = ["BY_NAME", "FLOWS", "SOURCE", "Result", "crash", "crash_points", "everything", "together"]

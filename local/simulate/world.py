@@ -1,0 +1,622 @@
+"""A small world: one publisher, a few subscriptions of one tariff, a gateway that sends usage, workers, and a clock.
+
+The services and adapters are the real ones; below them are the in-memory DynamoDB and the Stripe emulator. What is
+done here is what a handler does with a message, without its envelope: a world has to take milliseconds.
+"""
+
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from hashlib import blake2b
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+from local import template
+from local.clock import Clock
+from local.dynamodb import MemoryDynamoDB
+from local.dynamodb.store import Index, Space, Table
+from local.dynamodb.template import create_tables
+from local.simulate.gate import Gate, GatedStripe
+from local.simulate.prices import CALLS, TARIFFS, UNITS, Tariff, terms_of
+from local.stores import MemorySSM
+from local.stripe_emulator.core import StripeEmulator
+from local.stripe_emulator.transport import EmulatorHTTPClient, client_for
+
+ROOT = Path(__file__).resolve().parents[2]
+START = datetime(2026, 1, 10, 9, 30, tzinfo=UTC)
+GRACE = timedelta(hours=24)
+TICK = timedelta(minutes=15)
+AFTER_LEASE = timedelta(hours=3, minutes=1)
+PUBLISHER, SUBSCRIBER, SOURCE = "acme", "dev", "/gateway"
+CORE, USAGE, INBOX = "CoreTable", "UsageTable", "InboxTable"
+MOST_ROUNDS = 60
+RECEIVES = 4
+
+ENVIRONMENT = {
+    "CORE_TABLE": CORE,
+    "USAGE_TABLE": USAGE,
+    "INBOX_TABLE": INBOX,
+    "BILLING_QUEUE_URL": "billing",
+    "STRIPE_EVENTS_QUEUE_URL": "events",
+    "STRIPE_KEY_PARAMETER": "/key",
+    "WEBHOOK_SECRETS_PARAMETER": "/webhook",
+    "STRIPE_CLIENT_ID": "ca_platform",
+    "PORTAL_URL": "https://portal.invalid",
+    "PUBLIC_BASE_URL": "https://api.invalid",
+    "UPGRADE_URL": "https://portal.invalid/upgrade",
+    "INVOICES_PER_SECOND": "12",
+    "POWERTOOLS_SERVICE_NAME": "simulate",
+    "POWERTOOLS_METRICS_NAMESPACE": "simulate",
+    "POWERTOOLS_LOG_LEVEL": "CRITICAL",
+    "POWERTOOLS_TRACE_DISABLED": "true",
+    "AWS_DEFAULT_REGION": "eu-west-1",
+    "AWS_ACCESS_KEY_ID": "local",
+    "AWS_SECRET_ACCESS_KEY": "local",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """An event the gateway sends: what the model knows of it. `units` is what the second meter adds up."""
+
+    id: str
+    subscription: str
+    at: datetime
+    units: int
+
+    @property
+    def digest(self) -> bytes:
+        """What the ledger must know it by (CloudEvents: source and id together)."""
+        return blake2b(f"{len(SOURCE)} {SOURCE}{self.id}".encode(), digest_size=12).digest()
+
+
+@dataclass(slots=True)
+class Batch:
+    """Events of one request. `done` once its answer said that all of it is durable."""
+
+    number: int
+    events: tuple[Sent, ...]
+    key: str = ""
+    done: bool = False
+    answers: int = 0
+
+
+@dataclass(slots=True)
+class Message:
+    """One message to the workers. `at`: visible from then on."""
+
+    body: dict[str, Any]
+    at: datetime
+    receives: int = 0
+
+
+class Ids:
+    """New names in the order they are asked for."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng = Random(f"ids/{seed}")
+
+    def new(self, prefix: str, at: datetime) -> str:
+        """As the real ones: by time, then by chance."""
+        return f"{prefix}_{int(at.timestamp() * 1000):012X}{self._rng.getrandbits(56):014X}"
+
+    def secret(self) -> str:
+        """256 bits of chance."""
+        return f"{self._rng.getrandbits(256):064x}"
+
+
+class Patience:
+    """How long ingest tries again: so many waits."""
+
+    def __init__(self, waits: int = 3) -> None:
+        self._left = waits
+
+    def left(self) -> float:
+        """Seconds, as far as anybody asks."""
+        return 100.0 if self._left > 0 else 0.0
+
+    def wait(self, seconds: float) -> None:
+        """Time stands still here."""
+        del seconds
+        self._left -= 1
+
+
+class Sqs:
+    """The two queues' sending side; what is received is up to the world."""
+
+    def __init__(self, gate: Gate, clock: Clock, taken: Callable[[str, str, datetime], None]) -> None:
+        self._gate, self._clock, self._taken = gate, clock, taken
+
+    def send_message(self, **request: Any) -> dict[str, Any]:
+        """One."""
+        self._gate.pass_("before", f"SendMessage {request['MessageBody']}")
+        at = self._clock.now() + timedelta(seconds=request.get("DelaySeconds", 0))
+        self._taken(request["QueueUrl"], request["MessageBody"], at)
+        self._gate.pass_("after", "SendMessage")
+        return {}
+
+    def send_message_batch(self, **request: Any) -> dict[str, Any]:
+        """Up to ten."""
+        self._gate.pass_("before", "SendMessageBatch")
+        for entry in request["Entries"]:
+            self._taken(request["QueueUrl"], entry["MessageBody"], self._clock.now())
+        self._gate.pass_("after", "SendMessageBatch")
+        return {}
+
+
+@dataclass
+class World:
+    """Everything of one seed."""
+
+    seed: int
+    tariff: Tariff
+    rng: Random
+    clock: Clock
+    gate: Gate
+    dynamodb: MemoryDynamoDB
+    stripe: StripeEmulator
+    account: str
+    subscriptions: tuple[str, ...]
+    batches: list[Batch] = field(default_factory=list)
+    queue: list[Message] = field(default_factory=list)
+    events: list[Message] = field(default_factory=list)
+    outcomes: list[str] = field(default_factory=list)
+    webhooks: bool = True
+    deauthorized: bool = False
+    declined: bool = False
+    corrections: list[tuple[str, datetime, str, int]] = field(default_factory=list)
+    intake: Any = None
+    customer: str = ""
+    card: str = ""
+
+    def start_of(self, subscription: str) -> datetime:
+        """Since when it pays: the world's start, or whenever its order was completed."""
+        if subscription == f"sub_{subscription.removeprefix('sub_')[:1]}":
+            return START
+        from monetize import wiring
+
+        stored = wiring.billing_table().subscription(subscription)
+        return START if stored is None or not stored.spans else stored.spans[0].start
+
+    # --- what workers do ---
+
+    def bill(self, subscription: str) -> None:
+        """A message of the to-do list: a subscription."""
+        self.work({"kind": "subscription", "id": subscription})
+
+    def work(self, message: dict[str, Any]) -> None:
+        """One message of the billing queue, as its handler does."""
+        from monetize import wiring
+
+        worked = _work_table()[message["kind"]](message, self.clock.now())
+        self.outcomes.append(f"{message['kind']}:{worked.outcome}")
+        if worked.again_in:
+            again = {"kind": "bill", "id": worked.bill, "placed": True}
+            wiring.billing_queue().send(again, delay_seconds=int(-(-worked.again_in // 1)), group=PUBLISHER)
+
+    def send(self, batch: Batch) -> None:
+        """The gateway sends a batch; without a clean answer it will send the same batch again."""
+        from monetize import wiring
+        from monetize.services.metering import Event, take
+
+        events: list[Event | None] = [
+            Event(
+                id=each.id,
+                source=SOURCE,
+                type="api.call",
+                subject=each.subscription,
+                time=each.at,
+                data={"n": each.units},
+            )
+            for each in batch.events
+        ]
+        taken = take(
+            events,
+            [],
+            publisher=PUBLISHER,
+            key=batch.key,
+            now=self.clock.now(),
+            ports=wiring.metering(),
+            intake=self.intake,
+            patience=Patience(),
+        )
+        batch.answers += 1
+        told = taken.accepted + taken.duplicates + taken.late + len(taken.conflicts)
+        if not taken.retry and told == len(batch.events):
+            batch.done = True
+        elif not taken.retry:
+            raise AssertionError(f"batch {batch.number} was refused: {[each.code for each in taken.rejected]}")
+
+    def compact(self) -> None:
+        """The schedule that settles closed days."""
+        from zlib import crc32
+
+        from monetize import wiring
+        from monetize.services.counting import compact_due
+
+        for shard in {crc32(sub.encode()) % 64 for sub in self.subscriptions}:
+            compact_due(shard, self.clock.now(), wiring.counting())
+
+    def receive(self, raw: bytes, signature: str) -> str:
+        """Stripe calls the webhook."""
+        from monetize import wiring
+        from monetize.services.receiving import receive
+
+        return receive(raw, signature, self.clock.now(), wiring.receiving())
+
+    def apply(self, event: str) -> None:
+        """A message of the events queue."""
+        from monetize import wiring
+        from monetize.services.applying import apply
+
+        self.outcomes.append(f"event:{apply(event, self.clock.now(), wiring.applying())}")
+
+    def tick(self) -> None:
+        """The schedule: every shard that has anything, by the real fan-out."""
+        from monetize import wiring
+        from monetize.services.running import fan_out
+
+        for shard in due_shards(self.dynamodb):
+            fan_out(shard, self.clock.now(), wiring.running())
+
+    # --- the world's own part ---
+
+    def deliver(self) -> int:
+        """Hand over the webhooks that are due; Stripe comes again where it gets no answer."""
+        done = 0
+        for delivery in self.stripe.due_deliveries():
+            done += 1
+            if not self.webhooks:
+                self.stripe.deliver(delivery, 0)
+                continue
+            ended = self.gate.solo(
+                lambda given=delivery: self.receive(given.body, given.headers["Stripe-Signature"])  # type: ignore[misc]
+            )
+            self.stripe.deliver(delivery, 200 if ended is None else 500)
+        return done
+
+    def drain(self) -> int:
+        """Process what is visible in both queues until nothing is; what fails comes back, four times at most."""
+        done = 0
+        for queue, handle in ((self.events, self._event), (self.queue, self.work)):
+            while ready := [message for message in queue if message.at <= self.clock.now()]:
+                message = ready[0]
+                done += 1
+                message.receives += 1
+                ended = self.gate.solo(lambda handle=handle, body=message.body: handle(body))  # type: ignore[misc]
+                if ended is None or message.receives >= RECEIVES:
+                    queue.remove(message)
+                else:
+                    _expected(ended)
+                    message.at = self.clock.now() + timedelta(minutes=6)
+        return done
+
+    def _event(self, body: dict[str, Any]) -> None:
+        self.apply(body["event"])
+
+    def settle(self, until: datetime | None = None) -> None:
+        """Nothing fails any more: redeliveries and ticks until nothing is left to do (or until an instant)."""
+        self.gate.quiet()
+        for _ in range(MOST_ROUNDS):
+            for batch in self.batches:
+                if not batch.done and batch.answers >= 0 and _sendable(batch, self.clock.now()):
+                    ended = self.gate.solo(lambda batch=batch: self.send(batch))  # type: ignore[misc]
+                    if ended is not None:
+                        raise ended
+            self.gate.solo(self.tick)
+            while self.deliver() + self.drain():
+                pass
+            following = self._following()
+            if following is None or (until is not None and following > until):
+                break
+            self.clock.move_to(following)
+        if until is not None:
+            self.clock.move_to(until)
+
+    def _following(self) -> datetime | None:
+        """When something is next; what is overdue waits for its lease to end. None: nothing but far ends."""
+        now = self.clock.now()
+        near = [message.at for message in (*self.queue, *self.events) if message.at > now]
+        due = self.stripe.next_delivery_at()
+        if due is not None and self.webhooks:
+            near.append(max(due, now))
+        for kind, at in due_entries(self.dynamodb):
+            if at <= now:
+                near.append(now + AFTER_LEASE)
+            elif kind != "SUBSCRIPTION":
+                near.append(at)
+        return min(near, default=None)
+
+
+def _expected(ended: BaseException) -> None:
+    """What may end a message's handling while things fail; anything else is a finding of its own."""
+    from botocore.exceptions import ClientError
+
+    from local.functions import Crash
+    from monetize.domain.errors import Refusal
+
+    if not isinstance(ended, (ClientError, Crash, Refusal)):
+        raise ended
+
+
+def _sendable(batch: Batch, now: datetime) -> bool:
+    return all(each.at <= now + timedelta(minutes=5) for each in batch.events)
+
+
+@cache
+def _work_table() -> Any:
+    from functions.bill_subscription import app
+    from monetize import wiring
+
+    work: dict[str, Any] = dict(app.WORK)
+    if "invoice" not in work:
+        from monetize.services import payments
+
+        work["invoice"] = lambda message, now: payments.attempt(message["id"], now, wiring.payments())
+    return work
+
+
+def due_shards(dynamodb: MemoryDynamoDB) -> list[int]:
+    """Shards of the to-do list that hold anything, read off the index itself."""
+    index = tables(dynamodb)[CORE].indexes["due"]
+    return sorted(int(key[-2:]) for key in index.space.partitions if key.startswith("DUE#") and key[-2:].isdigit())
+
+
+def due_entries(dynamodb: MemoryDynamoDB) -> Iterator[tuple[str, datetime]]:
+    """What the Core table itself says is due: kind and instant."""
+    for partition in tables(dynamodb)[CORE].space.partitions.values():
+        for row in partition.rows.values():
+            due = row.item.get("due_sk")
+            if due is not None:
+                sk: Any = row.item["sk"]["S"]
+                text: Any = due["S"]
+                yield str(sk).partition("#")[0], datetime.fromisoformat(str(text).partition("#")[0])
+
+
+def tables(dynamodb: MemoryDynamoDB) -> dict[str, Table]:
+    """The tables inside, for whoever looks from outside the system."""
+    return dynamodb._tables  # the simulator looks where no client can
+
+
+# --- making worlds quickly: everything before the interesting moment is made once and copied ---
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A tariff's world at its start, opening bill not made."""
+
+    tables: dict[str, Table]
+    stripe_account: bytes
+    account: str
+    customer: str
+    card: str
+
+
+@cache
+def _template() -> dict[str, Any]:
+    return template.load(ROOT / "template.yaml")
+
+
+@cache
+def prepared(tariff: Tariff, subscriptions: int, opened: bool) -> Prepared:
+    """Make one, with `opened` its opening bills made and paid."""
+    from monetize import wiring
+    from monetize.adapters.dynamo.table import Table as CoreTable
+    from monetize.adapters.dynamo.table import put
+    from monetize.domain.catalog import Product, Tier
+    from monetize.domain.meters import Meter
+    from monetize.domain.plans import Plan, PlanVersion
+    from monetize.domain.publishers import Publisher, StripeLink
+    from monetize.domain.subscriptions import Application, Customer, Subscriber, Subscription, begun, scheduled
+
+    os.environ.update(ENVIRONMENT)
+    clock = Clock(START)
+    dynamodb = MemoryDynamoDB(clock)
+    create_tables(dynamodb.as_boto3(), _template())
+    stripe = StripeEmulator(clock, seed=1)
+    account = stripe.connect_account(name=PUBLISHER)
+    sdk, on = client_for(stripe), {"stripe_account": account.id}
+    marked = {"monetize": "customer", "publisher": PUBLISHER, "subscriber": SUBSCRIBER}
+    customer = sdk.v1.customers.create({"name": "dev", "metadata": marked}, on).id  # type: ignore[arg-type]
+    card = sdk.v1.payment_methods.attach("pm_card_visa", {"customer": customer}, on).id  # type: ignore[arg-type]
+    chosen = {"invoice_settings": {"default_payment_method": card}}
+    sdk.v1.customers.update(customer, chosen, on)  # type: ignore[arg-type]
+    product = sdk.v1.products.create({"name": tariff.name}, on).id  # type: ignore[arg-type]
+    link = StripeLink(
+        account=account.id,
+        livemode=False,
+        scope="read_write",
+        connected_at=START,
+        charges_enabled=True,
+        currency=tariff.currency,
+    )
+    core = CoreTable(dynamodb, CORE)
+    made: list[Any] = [
+        Publisher(id=PUBLISHER, status="enabled", stripe=link, created_at=START, enabled_at=START),
+        Meter(id=CALLS, publisher=PUBLISHER, name="Calls", event_type="api.call", short=1, created_at=START),
+        Meter(
+            id=UNITS,
+            publisher=PUBLISHER,
+            name="Units",
+            event_type="api.call",
+            aggregation="sum",
+            value_property="n",
+            short=2,
+            created_at=START,
+        ),
+        Plan(
+            id="plan_1",
+            publisher=PUBLISHER,
+            name=tariff.name,
+            status="published",
+            latest=1,
+            created_at=START,
+            updated_at=START,
+        ),
+        PlanVersion(
+            plan="plan_1",
+            publisher=PUBLISHER,
+            number=1,
+            name=tariff.name,
+            terms=terms_of(tariff),
+            published_at=START,
+            stripe_product=product,
+        ),
+        Tier(id="tier_1", publisher=PUBLISHER, name="Gold", commercial=True, plan="plan_1", created_at=START),
+        Product(id="api_1", publisher=PUBLISHER, name="Weather", tiers=("tier_1",), created_at=START),
+        Subscriber(
+            id=SUBSCRIBER,
+            publisher=PUBLISHER,
+            customers=(Customer(account=account.id, id=customer, payment_method=card),),
+            created_at=START,
+        ),
+    ]
+    for number in range(subscriptions):
+        waiting = Subscription(
+            id=f"sub_{number + 1}",
+            publisher=PUBLISHER,
+            subscriber=SUBSCRIBER,
+            application=f"app_{number + 1}",
+            product="api_1",
+            apis=("api_1",),
+            tier="tier_1",
+            status="active",
+            plan="plan_1",
+            version=1,
+            currency=tariff.currency,
+            account=account.id,
+            created_at=START,
+        )
+        live = begun(waiting, START, advance=bool(tariff.ahead), trial_days=0, anchor="calendar")
+        made.append(scheduled(live, 24))
+        made.append(
+            Application(
+                id=f"app_{number + 1}", publisher=PUBLISHER, subscriber=SUBSCRIBER, name="a", live=1, created_at=START
+            )
+        )
+    for entity in made:
+        core.write(put(entity))
+    for table in tables(dynamodb).values():
+        table.view = "NEW_AND_OLD_IMAGES"
+        table.changes.clear()
+    if opened and tariff.ahead:
+        wiring.override(
+            clock=clock,
+            ids=Ids(0),
+            dynamodb=dynamodb,
+            ssm=MemorySSM({"/key": stripe.platform_key}),
+            stripe_http=EmulatorHTTPClient(stripe),
+        )
+        for number in range(subscriptions):
+            clock.advance(timedelta(seconds=1))
+            _work_table()["subscription"]({"id": f"sub_{number + 1}"}, clock.now())
+        wiring.override()
+    return Prepared(tables(dynamodb), pickle.dumps(account), account.id, customer, card)
+
+
+def build(seed: int, tariff: Tariff | None = None, *, opened: bool = True, subscriptions: int = 1) -> World:
+    """A fresh world of this seed, wired to the services."""
+    from monetize import wiring
+    from monetize.services.metering import Intake
+
+    rng = Random(seed)
+    tariff = tariff or TARIFFS[rng.randrange(len(TARIFFS))]
+    base = prepared(tariff, subscriptions, opened)
+    os.environ.update(ENVIRONMENT)
+    clock = Clock(START + timedelta(minutes=1))
+    dynamodb = MemoryDynamoDB(clock)
+    for name, table in base.tables.items():
+        tables(dynamodb)[name] = _copied(table)
+        dynamodb._expiries[name] = []  # nothing here lives long enough to expire
+    stripe = StripeEmulator(clock, seed=seed + 1000)
+    stripe.accounts[base.account] = pickle.loads(base.stripe_account)  # noqa: S301 # our own bytes
+    gate = Gate(rng, clock)
+    gate.watch(dynamodb)
+    world = World(
+        seed,
+        tariff,
+        rng,
+        clock,
+        gate,
+        dynamodb,
+        stripe,
+        base.account,
+        tuple(f"sub_{number + 1}" for number in range(subscriptions)),
+        intake=Intake(),
+        customer=base.customer,
+        card=base.card,
+    )
+
+    def taken(queue: str, body: str, at: datetime) -> None:
+        import json
+
+        place = world.queue if queue == "billing" else world.events
+        place.append(Message(json.loads(body), at))
+
+    wiring.override(
+        clock=clock,
+        ids=Ids(seed),
+        dynamodb=dynamodb,
+        sqs=Sqs(gate, clock, taken),
+        ssm=MemorySSM({"/key": stripe.platform_key, "/webhook": '["whsec_test"]'}),
+        stripe_http=GatedStripe(stripe, gate),
+        events=SimpleNamespace(put_events=lambda **_: {"FailedEntryCount": 0, "Entries": []}),
+    )
+    return world
+
+
+def _copied(table: Table) -> Table:
+    """A table of its own with the same rows, which nobody ever changes in place."""
+    made = Table(table.name, table.schema, table.created, table.definition)
+    made.space = _copied_space(table.space)
+    for name, index in table.indexes.items():
+        twin = Index(name, index.schema, index.table, index.projection, frozenset(), local=index.local)
+        twin.attributes = index.attributes
+        twin.space = _copied_space(index.space)
+        made.indexes[name] = twin
+    made.ttl_attribute, made.view = table.ttl_attribute, table.view
+    made.items, made.bytes = table.items, table.bytes
+    return made
+
+
+def _copied_space(space: Space) -> Space:
+    made = Space()
+    for head, partition in space.partitions.items():
+        twin = made.partitions[head] = type(partition)()
+        twin.keys, twin.rows = list(partition.keys), dict(partition.rows)
+    return made
+
+
+# --- usage ---
+
+
+def usage(world: World, first: datetime, last: datetime, batches: int, *, tag: str) -> list[Batch]:
+    """Batches of events between two instants: some events twice, some batches named, edges of days among them."""
+    rng = world.rng
+    made: list[Batch] = []
+    days = max(1, (last - first).days)
+    before: list[Sent] = []
+    for number in range(batches):
+        sub = rng.choice(world.subscriptions)
+        events: list[Sent] = []
+        hot = first + timedelta(days=rng.randrange(days))
+        for at in range(rng.randint(2, 12)):
+            if before and rng.random() < 0.15:
+                again = rng.choice(before)
+                if again.subscription == sub:
+                    events.append(again)
+                    continue
+            instant = hot if rng.random() < 0.5 else first + timedelta(days=rng.randrange(days))
+            second = rng.choice((0, 1, 43_200, 86_399, rng.randrange(86_400)))
+            instant = min(instant.replace(hour=0, minute=0, second=0) + timedelta(seconds=second), last)
+            events.append(Sent(f"{tag}{number}-{at}", sub, max(instant, first), rng.choice((0, 1, 2, 3, 25))))
+        before += events
+        key = f"{tag}-key-{number}" if rng.random() < 0.3 else ""
+        made.append(Batch(len(world.batches) + len(made), tuple(events), key))
+    world.batches += made
+    return made
