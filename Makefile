@@ -8,6 +8,7 @@ MAKEFLAGS += --no-print-directory
 PYTHON := .venv/bin/python
 # `sam build` wants the runtime's own python3.13 on PATH: the environment of the SAM CLI has it.
 SAM := PATH="$(CURDIR)/.venv-sam/bin:$$PATH" SAM_CLI_TELEMETRY=0 AWS_DEFAULT_REGION=us-east-1 .venv-sam/bin/sam
+ARCHITECTURE := $(if $(filter arm64 aarch64,$(shell uname -m)),arm64,x86_64)
 CODE := functions layers/common/python local tests
 COMPILE := .venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.13
 
@@ -26,8 +27,8 @@ demo: ready ## the whole story on this machine; ACCESS_LOG=file takes a web serv
 	@$(PYTHON) -m local.demo $(if $(ACCESS_LOG),--access-log "$(ACCESS_LOG)")
 
 .PHONY: run
-run: ready ## keep the system up and print its addresses, tokens and a first curl
-	@$(PYTHON) -m local.run
+run: ready ## keep the system up and print its addresses, tokens and a first curl; DOCKER=1 lets sam local in
+	@$(PYTHON) -m local.run $(if $(DOCKER),--docker)
 
 .PHONY: test
 test: ready ## every test; ARGS="tests/unit -k money" for some
@@ -59,20 +60,34 @@ template-lint: ready-sam ## the template as written, and as SAM translates it
 	@$(SAM) validate --lint --template template.yaml
 	@.venv-sam/bin/python -m local.lint_template template.yaml
 
+# sam build, its artifacts into the folder $1, bytecode included. $2: more arguments.
+define sam-build
+@$(SAM) build --cached --parallel --build-dir $1 $2
+@for layer in CommonLayer DependenciesLayer; do \
+  .venv-sam/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash -s $1/$$layer -p /opt $1/$$layer; done
+endef
+
 # Layers are read-only in Lambda, so without bytecode every cold start compiles what it imports: 0.9 s instead of 0.3.
 # Unchecked hashes and Lambda's own paths make it the same bytes on every machine, hence no new layer version.
 .PHONY: build
 build: ready-sam ## sam build, the layers' bytecode included
-	@$(SAM) build --cached --parallel
-	@for layer in CommonLayer DependenciesLayer; do \
-	  .venv-sam/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash \
-	    -s .aws-sam/build/$$layer -p /opt .aws-sam/build/$$layer; done
+	$(call sam-build,.aws-sam/build)
+
+# In a folder of its own: what is deployed must never hold wheels for this machine by mistake.
+.PHONY: build-local
+build-local: ready-sam ## sam build for sam local, for this machine's processor
+	$(call sam-build,.aws-sam/local,--parameter-overrides Architecture=$(ARCHITECTURE))
+
+.PHONY: sam-check
+sam-check: ready build-local ## every function under sam local invoke, in a container; needs Docker (docs/sam-local.md)
+	@$(PYTHON) -m local.sam_check $(ARGS)
 
 .PHONY: lock
 lock: ready ## compile the pinned requirements anew
 	@$(COMPILE) layers/dependencies/requirements.in -o layers/dependencies/requirements.txt
 	@$(COMPILE) local/requirements/dev.in -o local/requirements/dev.txt
 	@$(COMPILE) local/requirements/sam.in -o local/requirements/sam.txt
+	@$(COMPILE) local/requirements/lambda.in -o local/requirements/lambda.txt
 
 .PHONY: clean
 clean: ## remove what was built, the environments included

@@ -1,6 +1,7 @@
 """Keep the whole system up on this machine: `python -m local.run`, or `make run`.
 
-It writes `.local/sam-env.json` for `sam local invoke … --env-vars .local/sam-env.json --docker-network host`.
+It listens on loopback alone. With `--docker` (`make run DOCKER=1`) containers reach it too, and `.local/sam-env.json`
+is what `sam local … --env-vars .local/sam-env.json` needs: docs/sam-local.md.
 With STRIPE_TEST_KEY, STRIPE_TEST_CLIENT_ID and STRIPE_TEST_WEBHOOK_SECRET set, Stripe's own test mode takes the
 emulator's place; `stripe listen --forward-connect-to …/stripe/webhook` then brings the webhooks.
 """
@@ -12,11 +13,13 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from local.clock import Clock
+from local.containers import NoDockerError, reachable
 from local.loopback import PortInUseError
-from local.system import ROOT, Ports, StripeAccount, System
+from local.system import LOOPBACK, ROOT, Ports, StripeAccount, System
 
 API_PORT = 8787
 PRINT_IT = """python3 -c 'import json, sys; print(json.load(sys.stdin)["access_token"])'"""
@@ -39,16 +42,23 @@ def stripe_account(environment: Mapping[str, str]) -> StripeAccount | None:
     return StripeAccount(key, environment.get("STRIPE_TEST_CLIENT_ID", ""), secrets)
 
 
-def write_sam_environment(system: System, folder: Path) -> Path:
-    """Write what `sam local --env-vars` reads; gives the file."""
+def write_sam_environment(system: System, folder: Path, host: str = LOOPBACK) -> Path:
+    """Write what `sam local --env-vars` reads; gives the file. `host` is what containers call this machine."""
     folder.mkdir(exist_ok=True)
     path = folder / "sam-env.json"
-    path.write_text(json.dumps(system.sam_environment(), indent=2) + "\n", "utf-8")
+    path.write_text(json.dumps(system.sam_environment(host), indent=2) + "\n", "utf-8")
     return path
 
 
-def announcement(system: System, sam_file: Path) -> str:
+def announcement(system: System, sam_file: Path | None = None) -> str:
     """What a person needs to begin: addresses, a token for each kind of caller, a first request."""
+    sam = [
+        "SAM (docs/sam-local.md), after `make build-local`, with .venv-sam/bin on PATH:",
+        f"  sam local invoke PlansFunction -e events/plans_list_plans.json --env-vars {sam_file}",
+        f"  sam local start-api --env-vars {sam_file}",
+    ]
+    if sam_file is None:
+        sam = ["SAM (docs/sam-local.md): `make run DOCKER=1` lets the containers of sam local in."]
     tokens = {name: system.token(**claims) for name, claims in SAMPLE_USERS.items()}  # type: ignore[arg-type] # literal
     lines = [
         f"API             {system.url}",
@@ -66,8 +76,7 @@ def announcement(system: System, sam_file: Path) -> str:
         '    -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json"',
         f"  curl -X POST {system.url}/_local/clock -d '{{\"by\": 86400}}'   # a day later",
         "",
-        "SAM (Docker):",
-        f"  sam local start-api --env-vars {sam_file} --docker-network host",
+        *sam,
         "",
         "Ctrl-C stops it; nothing is kept.",
     ]
@@ -80,6 +89,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of everything random in the stand-ins")
     parser.add_argument("--template", type=Path, default=ROOT / "template.yaml")
     parser.add_argument("--portal", default="http://localhost:8080", help="origins of the portal, by commas")
+    parser.add_argument("--docker", action="store_true", help="let containers in, for sam local")
     parser.add_argument("--log-level", default="WARNING", help="of the functions' logs, on standard output")
     return parser.parse_args(argv)
 
@@ -105,8 +115,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda _number, _frame: stop.set())
-    with system.start(ticking=True):
-        print(announcement(system, write_sam_environment(system, ROOT / ".local")), flush=True)
+    with system.start(ticking=True), ExitStack() as doors:
+        sam_file = None
+        if asked.docker:
+            try:
+                host = doors.enter_context(reachable((system.stripe_url, system.aws_url)))
+            except (NoDockerError, OSError) as cannot:
+                print(f"cannot start: {cannot}", file=sys.stderr)
+                return 1
+            sam_file = write_sam_environment(system, ROOT / ".local", host).relative_to(ROOT)
+        print(announcement(system, sam_file), flush=True)
         stop.wait()
         print("stopping", flush=True)
     return 0

@@ -40,6 +40,7 @@ from local.triggers import QueuePoller, StreamPoller
 
 ROOT = Path(__file__).resolve().parent.parent
 AUDIENCE = "local"
+LOOPBACK = "127.0.0.1"
 IN_PROCESS_URL = "http://api.local"
 WEBHOOK_ROUTE = "/stripe/webhook"
 CALLBACK_ROUTE = "/stripe/oauth/callback"
@@ -388,16 +389,14 @@ class System:
         """Events put on the bus, oldest first, from a position on."""
         return list(self.events.recorded)[after:]
 
-    def sam_environment(self) -> dict[str, dict[str, str]]:
-        """What `sam local … --env-vars` takes: by logical id, the environment that leads to these stand-ins."""
-        shared = {
-            "AWS_ACCESS_KEY_ID": "local",
-            "AWS_SECRET_ACCESS_KEY": "local",
-            "STRIPE_API_BASE": self.stripe_url,
-            "STRIPE_CONNECT_BASE": self.stripe_url,
-            **self._endpoints(),
-        }
-        return {
-            spec.logical_id: {**spec.environment, **shared, "POWERTOOLS_TRACE_DISABLED": "true"}
-            for spec in self.functions.specs.values()
-        }
+    def sam_environment(self, host: str = LOOPBACK) -> dict[str, dict[str, str]]:
+        """What `sam local … --env-vars` takes: by logical id, the environment that leads to these stand-ins.
+
+        `host` is what a container calls this machine. Only variables that the template declares: SAM drops all others,
+        and takes region and credentials from the machine's own settings, or made-up ones.
+        """
+        shared = {"AWS_ENDPOINT_URL": self.aws_url}
+        if not self._real_stripe:
+            shared |= {"STRIPE_API_BASE": self.stripe_url, "STRIPE_CONNECT_BASE": self.stripe_url}
+        there = {name: url.replace(f"//{LOOPBACK}:", f"//{host}:") for name, url in shared.items()}
+        return {spec.logical_id: {**spec.environment, **there} for spec in self.functions.specs.values()}

@@ -374,16 +374,23 @@ def test_a_port_in_use_is_named(template: Path, served: System) -> None:
 
 def test_the_announcement_names_every_address(served: System) -> None:
     text = announcement(served, Path(".local/sam-env.json"))
-    for each in (served.url, served.stripe_url, served.aws_url, "sam local start-api"):
+    for each in (served.url, served.stripe_url, served.aws_url, "sam local start-api", ".local/sam-env.json"):
         assert each in text
 
 
 def test_sams_environment_leads_back_here(served: System) -> None:
     web = served.sam_environment()["Web"]
     assert web["CORE_TABLE"] == "Core"
-    assert web["AWS_ENDPOINT_URL_DYNAMODB"] == served.aws_url
+    assert web["AWS_ENDPOINT_URL"] == served.aws_url
     assert web["STRIPE_API_BASE"] == served.stripe_url
     assert web["WORK_URL"].startswith(served.aws_url)
+
+
+def test_a_container_is_sent_to_the_host_it_knows_and_a_browser_to_this_machine(served: System) -> None:
+    web = served.sam_environment("172.17.0.1")["Web"]
+    assert web["AWS_ENDPOINT_URL"] == served.aws_url.replace("127.0.0.1", "172.17.0.1")
+    assert web["STRIPE_API_BASE"] == served.stripe_url.replace("127.0.0.1", "172.17.0.1")
+    assert web["WORK_URL"] == served.sam_environment()["Web"]["WORK_URL"]
 
 
 def test_a_live_stripe_key_is_refused() -> None:

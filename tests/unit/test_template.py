@@ -220,7 +220,14 @@ def variables_config_reads() -> set[str]:
 
 def test_every_variable_of_the_template_is_read_by_config_and_the_reverse() -> None:
     given = {variable for name in NAMES for variable in environment(name) if not variable.startswith("POWERTOOLS_")}
-    assert given == variables_config_reads()
+    assert given - {"AWS_ENDPOINT_URL"} == variables_config_reads()
+
+
+def test_a_deployment_has_no_endpoint_of_aws_but_awss_own() -> None:
+    """Even an empty AWS_ENDPOINT_URL would be taken for an address: it must not be there."""
+    assert TEMPLATE["Parameters"]["AwsEndpointUrl"]["Default"] == ""
+    chosen = SHARED_ENVIRONMENT["AWS_ENDPOINT_URL"]
+    assert chosen == {"Fn::If": ["NamesAwsEndpoint", {"Ref": "AwsEndpointUrl"}, {"Ref": "AWS::NoValue"}]}
 
 
 def test_only_config_reads_the_environment() -> None:
