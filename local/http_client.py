@@ -34,7 +34,7 @@ class Answer:
 class HttpClient:
     """Keeps its connections open, one for each server."""
 
-    timeout: float = 60
+    timeout: float = 300
     _open: dict[tuple[str, str], http.client.HTTPConnection] = field(default_factory=dict)
 
     def send(self, method: str, url: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:

@@ -72,10 +72,11 @@ def _operates(caller: Caller) -> bool:
 
 
 def _of_operator(caller: Caller, publisher: str | None) -> str:
-    wanted = publisher or caller.organization
-    if wiring.reporting().store.publisher(wanted) is None:
+    if publisher is None:
+        return caller.organization
+    if wiring.reporting().store.publisher(publisher) is None:
         raise NotFound("unknown_publisher", "There is no such publisher.")
-    return wanted
+    return publisher
 
 
 def _wants_csv(chosen: str | None) -> bool:
@@ -140,7 +141,7 @@ def get_invoices(
         )
     found = reporting.invoices(wanted, from_cursor(cursor), limit, wiring.reporting().store)
     items = [InvoiceResponse.of(each, publishers=side == "publisher") for each in found.items]
-    return resolver.reply(InvoicesResponse(items=items, next=to_cursor(found.after)))
+    return resolver.reply(InvoicesResponse(items=items, cursor=to_cursor(found.after)))
 
 
 @app.get("/invoices/export", summary="Export a month's invoices or their lines as CSV", tags=INVOICES)
@@ -276,7 +277,7 @@ def get_audit(
     chosen = reporting.month_of(month, wiring.clock().now())
     page = wiring.reporting().store.audit(whose, chosen, from_cursor(cursor), limit)
     items = [AuditResponse.of(each) for each in page.items]
-    return resolver.reply(AuditsResponse(items=items, next=to_cursor(page.after)))
+    return resolver.reply(AuditsResponse(items=items, cursor=to_cursor(page.after)))
 
 
 @logger.inject_lambda_context(correlation_id_path=API_GATEWAY_HTTP)

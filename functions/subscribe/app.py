@@ -110,7 +110,7 @@ def get_applications(publisher: Publisher, limit: Limit = 50, cursor: Cursor = N
     person = _subscriber()
     page = wiring.subscribing().store.applications(publisher, person.organization, from_cursor(cursor), limit)
     items = [ApplicationResponse.of(each) for each in page.items]
-    return resolver.reply(ApplicationsResponse(items=items, next=to_cursor(page.after)))
+    return resolver.reply(ApplicationsResponse(items=items, cursor=to_cursor(page.after)))
 
 
 @app.get("/applications/<application>", summary="One application", tags=APPLICATIONS)
@@ -183,7 +183,7 @@ def get_subscriptions(
     page = subscribing.listed(person, side, publisher, status, from_cursor(cursor), limit, wiring.subscribing())
     now = wiring.clock().now()
     items = [SubscriptionResponse.of(each, now) for each in page.items]
-    return resolver.reply(SubscriptionsResponse(items=items, next=to_cursor(page.after)))
+    return resolver.reply(SubscriptionsResponse(items=items, cursor=to_cursor(page.after)))
 
 
 @app.get("/subscriptions/<subscription>", summary="One subscription", tags=SUBSCRIPTIONS)
@@ -336,7 +336,7 @@ def get_ledger(
     now, facts = wiring.clock().now(), wiring.entitlement_facts()
     page = usage_ledger.batches(_metered(found), day, from_cursor(cursor), limit, now, wiring.usage(), facts)
     items = [BatchResponse.model_validate(each) for each in page.items]
-    return resolver.reply(LedgerResponse(subscription=subscription, day=day, items=items, next=to_cursor(page.after)))
+    return resolver.reply(LedgerResponse(subscription=subscription, day=day, items=items, cursor=to_cursor(page.after)))
 
 
 def _metered(subscription: Subscription) -> Metered:

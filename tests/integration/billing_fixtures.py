@@ -23,7 +23,7 @@ from monetize.domain.subscriptions import Subscription
 from monetize.services.subscribing import activate_checkout
 from monetize.services.subscription_access import Card
 
-START = datetime(2026, 1, 30, 9, 30, tzinfo=UTC)  # near the month's end: few ticks until the first bills
+START = datetime(2026, 1, 30, 20, 30, tzinfo=UTC)  # near the month's end: few ticks until the first bills
 CONTACT = {"name": "Dev Eloper", "email": "dev@example.com", "country": "US", "postal_code": "94107"}
 GOLD = PlanTerms(
     currency="usd",
@@ -159,7 +159,7 @@ class Market:
         account = self.system.emulator.connect_account(name=pub).id
         link = StripeLink(account=account, livemode=False, scope="read_write", connected_at=START, charges_enabled=True)
         plan = f"plan_{pub}"
-        about.setdefault("settings", BillingSettings())
+        about.setdefault("settings", BillingSettings(grace_hours=2))
         self.store(
             Publisher(id=pub, status="enabled", stripe=link, created_at=START, enabled_at=START, **about),
             Meter(
@@ -216,6 +216,6 @@ def make_market(system: System) -> Market:
 
 @pytest.fixture
 def market() -> Iterator[Market]:
-    """A fresh system at 2026-01-30T09:30Z with acme selling."""
+    """A fresh system at 2026-01-30T20:30Z with acme selling."""
     with System(clock=Clock(START)) as system:
         yield make_market(system)

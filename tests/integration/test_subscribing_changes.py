@@ -425,7 +425,7 @@ def test_lists_are_paged_and_filtered_and_their_cursors_open_nobody_elses(shop: 
     while True:
         page = shop.ask("get_subscriptions", query=query | ({"cursor": cursor} if cursor else {})).body
         seen += [each["id"] for each in page["items"]]
-        cursor = page["next"]
+        cursor = page["cursor"]
         if cursor is None:
             break
     assert len(seen) == len(set(seen)) == 5
@@ -437,7 +437,7 @@ def test_lists_are_paged_and_filtered_and_their_cursors_open_nobody_elses(shop: 
     assert shop.ask("get_subscriptions", query={}).code == "publisher_required"
     applications = shop.ask("get_applications", query={"publisher": "acme", "limit": "3"}).body
     assert len(applications["items"]) == 3
-    bad = shop.ask("get_subscriptions", query={"publisher": "acme", "cursor": applications["next"]})
+    bad = shop.ask("get_subscriptions", query={"publisher": "acme", "cursor": applications["cursor"]})
     assert bad.code == "bad_cursor"
 
 

@@ -64,7 +64,7 @@ class InvoicesResponse(ResponseModel):
     """Some invoices. A page may be short although more follow: go on until `next` is null."""
 
     items: list[InvoiceResponse]
-    next: str | None
+    cursor: str | None
 
 
 class PeriodResponse(ResponseModel):
@@ -520,4 +520,4 @@ class AuditsResponse(ResponseModel):
     """Some entries of one month, newest first."""
 
     items: list[AuditResponse]
-    next: str | None
+    cursor: str | None

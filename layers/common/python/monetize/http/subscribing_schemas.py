@@ -101,7 +101,7 @@ class ApplicationsResponse(ResponseModel):
     """Some of the caller's applications."""
 
     items: list[ApplicationResponse]
-    next: str | None
+    cursor: str | None
 
 
 # --- order summary ---
@@ -332,7 +332,7 @@ class SubscriptionsResponse(ResponseModel):
     """Some of a list."""
 
     items: list[SubscriptionResponse]
-    next: str | None
+    cursor: str | None
 
 
 class ChangeRequest(RequestModel):
@@ -558,7 +558,7 @@ class LedgerResponse(ResponseModel):
     subscription: str
     day: date
     items: list[BatchResponse]
-    next: str | None
+    cursor: str | None
 
 
 class UpcomingLine(ResponseModel):
