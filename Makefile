@@ -93,3 +93,19 @@ lock: ready ## compile the pinned requirements anew
 clean: ## remove what was built, the environments included
 	@rm -rf .venv .venv-sam .venv.lock .venv-sam.lock .aws-sam .local .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find functions layers local tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: simulate
+simulate: ready ## worlds with crashes, races and faults: SEEDS=a-b, KINDS=crash,two,three,all
+	@$(PYTHON) -m local.simulate run --seeds "$(or $(SEEDS),0-9)" --kinds "$(or $(KINDS),crash,two,three,all)"
+
+.PHONY: simulate-ci
+simulate-ci: ready ## the simulator's share of CI: every crash point of 50 seeds, 20,000 worlds of two workers
+	@$(PYTHON) -m local.simulate ci
+
+.PHONY: simulate-long
+simulate-long: ready ## WORLDS=1000000 worlds, going on where REPORT=file stopped
+	@$(PYTHON) -m local.simulate long --worlds "$(or $(WORLDS),1000000)" $(if $(REPORT),--report "$(REPORT)")
+
+.PHONY: mutants
+mutants: ready ## plant faults in a copy of the code; every one must be noticed
+	@$(PYTHON) -m local.mutants $(if $(ONLY),--only "$(ONLY)")
