@@ -1,6 +1,8 @@
 """Bill one subscription per message: the unit of retry is the unit of money."""
 
 import math
+import random
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -12,12 +14,15 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from monetize import wiring
-from monetize.services import billing, changing, payments, plans, running
+from monetize.domain.offers import time_of
+from monetize.services import billing, changing, payments, plans, running, runs
 
 logger = Logger()
 tracer = Tracer()
 metrics = Metrics()
 processor = BatchProcessor(event_type=EventType.SQS)
+TALLIED = ("subscription", "bill")
+tallies: list[tuple[str, billing.Worked]] = []  # of this batch: told to the run once, when the batch is over
 
 
 def _one(record: SQSRecord) -> None:
@@ -27,44 +32,87 @@ def _one(record: SQSRecord) -> None:
     if kind != "shard":
         metrics.add_metric(f"Billing_{kind}_{worked.outcome}", MetricUnit.Count, 1)
     logger.info("billing step", extra={"kind": kind, "outcome": worked.outcome, "bill": worked.bill})
+    if kind in TALLIED and "run" in message and not worked.again_in:
+        tallies.append((message["run"], worked))
     if worked.again_in:
         # Its place is kept: the message comes back when its turn is, and this receive does not count as a failure.
-        again = {"kind": "bill", "id": worked.bill, "placed": True}
+        again = {"kind": "bill", "id": worked.bill, "placed": True, "more": kind == "subscription" or "more" in message}
+        if "run" in message:
+            again["run"] = message["run"]
         group = record.raw_event["attributes"].get("MessageGroupId")
         wiring.billing_queue().send(again, delay_seconds=math.ceil(worked.again_in), group=group)
 
 
-def _shard(message: dict[str, Any], now: Any) -> billing.Worked:
-    found = running.fan_out(int(message["shard"]), now, wiring.running(), str(message.get("scope", "")))
+def _shard(message: dict[str, Any], now: datetime) -> billing.Worked:
+    return _fan_out(int(message["shard"]), str(message.get("scope", "")), str(message.get("run", "")), now)
+
+
+def _scope(message: dict[str, Any], now: datetime) -> billing.Worked:
+    """Everything due by a sandbox publisher's own clock: few, so all its shards at once."""
+    publisher = wiring.billing_table().publisher(message["scope"])
+    if publisher is not None:
+        for shard in range(running.SHARDS):
+            _fan_out(shard, publisher.id, "", time_of(publisher, now))
+    return billing.Worked("fanned_out")
+
+
+def _dry(message: dict[str, Any], now: datetime) -> billing.Worked:
+    outcome = runs.dry_steps(message["run"], int(message["shard"]), now, wiring.runs())
+    if outcome == "again":
+        wiring.billing_queue().send(message, group=f"dry-{message['shard']}")
+    return billing.Worked(outcome)
+
+
+def _fan_out(shard: int, scope: str, run: str, now: datetime) -> billing.Worked:
+    found = running.fan_out(shard, now, wiring.running(), scope, run)
     metrics.add_metric("DueFound", MetricUnit.Count, found.enqueued)
     if found.oldest is not None:
         metrics.add_metric("OldestDueSeconds", MetricUnit.Seconds, (now - found.oldest).total_seconds())
     return billing.Worked("fanned_out")
 
 
-def _subscription(message: dict[str, Any], now: Any) -> billing.Worked:
+def _subscription(message: dict[str, Any], now: datetime) -> billing.Worked:
     return billing.bill_subscription(message["id"], now, wiring.billing())
 
 
-def _bill(message: dict[str, Any], now: Any) -> billing.Worked:
-    return billing.continue_bill(message["id"], now, wiring.billing(), placed=bool(message.get("placed")))
+def _bill(message: dict[str, Any], now: datetime) -> billing.Worked:
+    worked = billing.continue_bill(message["id"], now, wiring.billing(), placed=bool(message.get("placed")))
+    if message.get("more") and worked.outcome in ("sent", "declined", "empty"):
+        # Its subscription was being billed when this bill had to wait for its place: it may be several periods behind.
+        behind = _subscription({"id": billing.split_bill_id(message["id"])[0]}, now)
+        if behind.outcome != "not_due":
+            if "run" in message:
+                tallies.append((message["run"], worked))
+            return behind
+    return worked
 
 
-def _move(message: dict[str, Any], now: Any) -> billing.Worked:
+def _move(message: dict[str, Any], now: datetime) -> billing.Worked:
     change = partial(changing.change_version, ports=wiring.subscribing())
     done = plans.run_move_step(message["plan"], message["id"], now, change, wiring.plans())
     return billing.Worked("done" if done else "stepped")
 
 
-def _invoice(message: dict[str, Any], now: Any) -> billing.Worked:
+def _invoice(message: dict[str, Any], now: datetime) -> billing.Worked:
     return payments.attempt(message["id"], now, wiring.payments())
 
 
-WORK = {"invoice": _invoice, "shard": _shard, "subscription": _subscription, "bill": _bill, "move": _move}
+WORK = {
+    "bill": _bill,
+    "dry": _dry,
+    "invoice": _invoice,
+    "move": _move,
+    "scope": _scope,
+    "shard": _shard,
+    "subscription": _subscription,
+}
 
 
 @metrics.log_metrics
 @logger.inject_lambda_context
 @tracer.capture_lambda_handler(capture_response=False)
 def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
-    return process_partial_response(event=event, record_handler=_one, processor=processor, context=context)
+    tallies.clear()
+    answer = process_partial_response(event=event, record_handler=_one, processor=processor, context=context)
+    runs.tell(tallies, random.randrange(1 << 16), wiring.clock().now(), wiring.runs)
+    return answer

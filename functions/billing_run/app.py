@@ -216,7 +216,7 @@ def get_bills(
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Response[BillsResponse]:
-    """A page may be short although more follow: go on until `next` is null."""
+    """A page may be short although more follow: go on until `cursor` is null."""
     who = _who(*READERS)
     page = wiring.report_table().parked(_whose(who, publisher) or who.organization, from_cursor(cursor), limit)
     wanted = ("parked", "held") if state is None else (state,)

@@ -85,14 +85,16 @@ def test_invoices_are_filtered(billed: Billed, query: str, count: int) -> None:
 
 def test_a_list_goes_on_where_its_page_ended(billed: Billed) -> None:
     first = billed.get("/invoices?publisher=acme&limit=1", org="dev", roles="subscriber").body
-    second = billed.get(f"/invoices?publisher=acme&limit=1&cursor={first['next']}", org="dev", roles="subscriber").body
+    second = billed.get(
+        f"/invoices?publisher=acme&limit=1&cursor={first['cursor']}", org="dev", roles="subscriber"
+    ).body
     assert [first["items"][0]["id"], second["items"][0]["id"]] == [billed.february, billed.opening]
     by_sub = f"/invoices?side=publisher&subscription={billed.sub}&limit=1"
     first = billed.get(by_sub).body
-    second = billed.get(f"{by_sub}&cursor={first['next']}").body
+    second = billed.get(f"{by_sub}&cursor={first['cursor']}").body
     assert [first["items"][0]["id"], second["items"][0]["id"]] == [billed.february, billed.opening]
     monthly = "/invoices?side=publisher&month=2026-02&limit=1"
-    assert billed.get(f"{monthly}&cursor={billed.get(monthly).body['next']}").body == {"items": [], "next": None}
+    assert billed.get(f"{monthly}&cursor={billed.get(monthly).body['cursor']}").body == {"items": [], "cursor": None}
 
 
 def test_an_invoice_shows_lines_whose_arithmetic_adds_up(billed: Billed) -> None:
@@ -275,7 +277,7 @@ def test_a_cell_that_looks_like_a_formula_is_text() -> None:
 
 def test_what_people_did_is_listed_newest_first(billed: Billed) -> None:
     page = billed.get("/audit?month=2026-01&limit=2").body
-    rest = billed.get(f"/audit?month=2026-01&cursor={page['next']}").body
+    rest = billed.get(f"/audit?month=2026-01&cursor={page['cursor']}").body
     actions = [each["action"] for each in (*page["items"], *rest["items"])]
     assert sorted(actions) == ["application.create", "subscriber.contact", "subscription.create"]
     assert billed.get("/audit?month=2026-01", org="other").body["items"] == []

@@ -465,3 +465,11 @@ def reconciling() -> Any:
     return Ports(
         store=ReconciliationTable(core()), provider=ours.provider, products=stripe_products, payments=ours
     )
+
+
+@part
+def publishing() -> Any:
+    """What the outbox works with."""
+    from monetize.adapters.outbox import Bus
+
+    return Bus(_client("events"), load().event_bus)

@@ -106,6 +106,8 @@ class Publisher:
     fee_fixed: int = 0
     sandbox: bool = False
     clock_offset_seconds: int = 0  # sandbox publishers only: their own clock is ahead by this
+    held_at: datetime | None = None  # billing waits since then, until it is released
+    held_reason: str = ""
     created_at: datetime
     enabled_at: datetime | None = None
     rev: int = 0

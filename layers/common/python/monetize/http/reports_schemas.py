@@ -61,7 +61,7 @@ class InvoiceResponse(ResponseModel):
 
 
 class InvoicesResponse(ResponseModel):
-    """Some invoices. A page may be short although more follow: go on until `next` is null."""
+    """Some invoices. A page may be short although more follow: go on until `cursor` is null."""
 
     items: list[InvoiceResponse]
     cursor: str | None

@@ -5,7 +5,7 @@ the first who rates; only the draft whose id was stored on the bill is ever fina
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -80,21 +80,27 @@ class Rate(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What billing works with."""
+    """What billing works with. `held`: whether somebody paused a publisher's billing; what is due stays due."""
 
     store: Store
     invoices: Invoices
     throttle: Throttle
     rate: Rate
+    held: Callable[[Publisher, datetime], bool] = lambda _publisher, _now: False
 
 
 @dataclass(frozen=True, slots=True)
 class Worked:
-    """What a message led to: `outcome` is a word for metrics; `again_in` asks to come back, its place being kept."""
+    """What a message led to: `outcome` is a word for metrics; `again_in` asks to come back, its place being kept.
+
+    `amount` (minor units of `currency`) is what was sent.
+    """
 
     outcome: str
     bill: str = ""
     again_in: float = 0
+    amount: int = 0
+    currency: str = ""
 
 
 class Parked(Exception):
@@ -113,6 +119,8 @@ def bill_subscription(sub: str, now: datetime, ports: Ports) -> Worked:
         publisher = ports.store.publisher(subscription.publisher) if subscription is not None else None
         if subscription is None or publisher is None:
             return worked
+        if ports.held(publisher, now):
+            return Worked("on_hold")
         at, grace = time_of(publisher, now), publisher.settings.grace_hours
         if subscription.due_at is None or subscription.due_at > at:
             return worked
@@ -185,6 +193,8 @@ def _work(bill: Bill, now: datetime, ports: Ports, *, placed: bool) -> Worked:
     publisher = ports.store.publisher(bill.publisher)
     if subscription is None or publisher is None:
         raise Parked("subscription_missing")
+    if ports.held(publisher, now):
+        return Worked("on_hold", bill.id)
     lines = ports.store.lines(bill.subscription, bill.edge) if bill.rev > 1 else None
     if bill.status == "claimed":
         bill, lines = _rated(bill, lines, subscription, publisher, ports)
@@ -250,6 +260,8 @@ def _collect(
     if bill.invoice is None:
         bill, held = _draft(bill, wanted, lines, frozen.tax_behavior, now, ports)
     else:
+        if bill.status == "rated":  # released after it was parked with a draft
+            bill = ports.store.save(replace(bill, status=states.BILL.move(bill.status, "draft")))
         bill, held = _resume(bill, wanted, lines, frozen.tax_behavior, now, ports)
     found = differences(held, lines, bill.currency, wanted.customer, tax_included=frozen.tax_behavior == "inclusive")
     if held.status == "draft":
@@ -262,14 +274,15 @@ def _collect(
     ports.store.record_invoice(invoice)
     sent = replace(bill, status=states.BILL.move(bill.status, "send"), sent_at=now, next_at=None)
     ports.store.save(sent)
+    done = Worked("sent", bill.id, amount=bill.subtotal, currency=bill.currency)
     if held.status == "open" and wanted.collection == "charge_automatically":
         try:
             ports.invoices.pay(wanted.account, held.id, bill.id, attempt=0)
         except CardDeclined:
-            return Worked("declined", bill.id)  # the webhook tells the rest: our schedule tries again
+            return replace(done, outcome="declined")  # the webhook tells the rest: our schedule tries again
     elif held.status == "open":
         ports.invoices.send(wanted.account, held.id, bill.id)
-    return Worked("sent", bill.id)
+    return done
 
 
 def _request(bill: Bill, publisher: Publisher, ports: Ports) -> DraftRequest:

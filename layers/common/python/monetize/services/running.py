@@ -49,21 +49,25 @@ class FannedOut:
     oldest: datetime | None
 
 
-def shards(scope: str = "") -> list[tuple[Mapping[str, object], str]]:
-    """One message for each shard, to the workers."""
-    return [({"kind": "shard", "shard": shard, "scope": scope}, f"shard-{shard:02d}") for shard in range(SHARDS)]
+def shards(scope: str = "", run: str = "") -> list[tuple[Mapping[str, object], str]]:
+    """One message for each shard, to the workers. `run` is the run that what they find belongs to."""
+    belongs = {"run": run} if run else {}
+    return [
+        ({"kind": "shard", "shard": shard, "scope": scope, **belongs}, f"shard-{shard:02d}") for shard in range(SHARDS)
+    ]
 
 
-def fan_out(shard: int, now: datetime, ports: Ports, scope: str = "") -> FannedOut:
+def fan_out(shard: int, now: datetime, ports: Ports, scope: str = "", run: str = "") -> FannedOut:
     """Enqueue what is due in one shard. The group of a message is its publisher, so no one starves the others.
 
     The lease is written last: after a crash the shard is enqueued again, and a message twice is a bill once.
     """
     since = ports.todo.leased_up_to(shard, now, scope)
     enqueued, oldest = 0, None
+    belongs = {"run": run} if run else {}
     for page in ports.todo.due_in_shard(shard, since, now, scope):
         oldest = oldest or (page[0].at if page else None)
-        messages = [({"kind": due.kind, "id": due.id}, due.group) for due in page]
+        messages = [({"kind": due.kind, "id": due.id, **belongs}, due.group) for due in page]
         lost = ports.queue.send_many(messages)
         if lost:
             messages = [messages[at] for at in lost]

@@ -1,9 +1,12 @@
 """Runs, snapshots of reports, and the lists that people read: each in pages, none by a scan."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
+
+from botocore.exceptions import BotoCoreError, ClientError
 
 from monetize.adapters.dynamo import keys
 from monetize.adapters.dynamo.billing import due_of
@@ -209,27 +212,46 @@ class RunTable:
 
     def due_page(
         self, shard: int, after: str | None, through: datetime, scope: str, limit: int
-    ) -> tuple[Sequence[Due], str | None]:
-        """What is due in a shard up to an instant, after a position, and the position it goes on at."""
+    ) -> tuple[Sequence[tuple[str, Due]], bool]:
+        """What is due in a shard up to an instant, after a position, each with its own; and whether more follows."""
+        first, last = (
+            (after or "") + "!",
+            keys.instant(through) + "$",
+        )  # "!" < "#" < "$": behind `after`, up to `through`
+        if first > last:
+            return (), False
+        answer = self.table.client.query(
+            TableName=self.table.name,
+            IndexName="due",
+            KeyConditionExpression="due_pk = :shard AND due_sk BETWEEN :first AND :last",
+            ExpressionAttributeValues={
+                ":shard": {"S": keys.due_partition(shard, scope)},
+                ":first": {"S": first},
+                ":last": {"S": last},
+            },
+            Limit=limit,
+        )
+        return [(item["due_sk"]["S"], due_of(item)) for item in answer["Items"]], "LastEvaluatedKey" in answer
 
-        partition = keys.due_partition(shard, scope)
+    def due_count(self, shard: int, now: datetime, scope: str) -> int:
+        """How much is due in a shard: subscriptions, open bills, invoices to try again."""
         request: dict[str, Any] = {
             "TableName": self.table.name,
             "IndexName": "due",
-            "KeyConditionExpression": "due_pk = :shard AND due_sk BETWEEN :after AND :until",
+            "KeyConditionExpression": "due_pk = :shard AND due_sk < :until",
             "ExpressionAttributeValues": {
-                ":shard": {"S": partition},
-                ":after": {"S": (after or "") + "!"},  # "!" is before every character of a key that goes on
-                ":until": {"S": keys.instant(through) + "$"},
+                ":shard": {"S": keys.due_partition(shard, scope)},
+                ":until": {"S": keys.instant(now) + "$"},
             },
-            "Limit": limit,
+            "Select": "COUNT",
         }
-        if (after or "") + "!" > keys.instant(through) + "$":
-            return (), None
-        answer = self.table.client.query(**request)
-        found = [due_of(item) for item in answer["Items"]]
-        more = "LastEvaluatedKey" in answer
-        return found, answer["Items"][-1]["due_sk"]["S"] if more and answer["Items"] else None
+        count = 0
+        while True:
+            answer = self.table.client.query(**request)
+            count += int(answer["Count"])
+            if "LastEvaluatedKey" not in answer:
+                return count
+            request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
 
     def any_due(self, shard: int, now: datetime, scope: str) -> bool:
         """Whether a shard has anything due."""
@@ -294,11 +316,15 @@ class RunTable:
     def tally(
         self, run_id: str, number: int, counts: Mapping[str, int], amounts: Mapping[str, int], now: datetime
     ) -> None:
-        """Add to what was done in a real run: one of many items, so that workers do not wait for each other."""
+        """Add to what was done in a real run: one of many items, so that workers do not wait for each other.
+
+        What cannot be written is left out: the work it tells of is done, and must not be repeated for it.
+        """
         key = keys.run_tally(run_id, number % TALLIES)
-        self.table.client.update_item(
-            TableName=self.table.name, **_adding(key, counts, amounts, {}, now + KEPT_RUNS, now)
-        )
+        with suppress(ClientError, BotoCoreError):
+            self.table.client.update_item(
+                TableName=self.table.name, **_adding(key, counts, amounts, {}, now + KEPT_RUNS, now)
+            )
 
     def tallied(self, run_id: str) -> tuple[PublisherTotals, datetime | None]:
         """What was done so far, and when the last of it was."""
@@ -362,6 +388,25 @@ class RunTable:
         except Lost:
             raise PreconditionFailed(*CHANGED) from None
         return replace(bill, rev=bill.rev + 1)
+
+
+class Gate:
+    """Whether billing is held, for workers: the operator's hold, read at most every half minute."""
+
+    LIFE: Final = timedelta(seconds=30)
+
+    def __init__(self, runs: RunTable) -> None:
+        self._runs = runs
+        self._until: datetime | None = None
+        self._held = False
+
+    def __call__(self, publisher: Publisher, now: datetime) -> bool:
+        """Whether this publisher's bills wait."""
+        if publisher.held_at is not None:
+            return True
+        if self._until is None or not now < self._until:
+            self._held, self._until = self._runs.hold() is not None, now + self.LIFE
+        return self._held
 
 
 def _publisher_sums(part: RunPart, totals: PublisherTotals, kept: datetime) -> Op:
