@@ -43,6 +43,7 @@ class Customer:
     brand: str = ""
     last4: str = ""
     expires: str = ""  # yyyy-mm
+    warned: str = ""  # the expiry that somebody was told of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

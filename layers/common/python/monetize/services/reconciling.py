@@ -220,6 +220,13 @@ def _card(going: _Pass, subscriber: Subscriber, customer: str) -> None:
     if found.deleted or not same:
         outcome = payments.customer_changed(subscriber, customer, None, going.now, going.ports.payments)
         going.tell(STALE, subscriber.id, f"customer: {outcome}", REPAIRED)
+    elif known is not None and known.expires and known.warned != known.expires <= _next_month(going.now):
+        told = tuple(replace(it, warned=it.expires) if it.id == known.id else it for it in subscriber.customers)
+        going.ports.payments.store.save(subscriber=replace(subscriber, customers=told))
+
+
+def _next_month(now: datetime) -> str:
+    return f"{now + timedelta(days=31):%Y-%m}"
 
 
 def _theirs(

@@ -1,0 +1,47 @@
+"""The stream reaches the bus: one story from a declined card to its payment, in order, each event once."""
+
+from tests.integration.payment_fixtures import Shop, shop
+
+__all__ = ["shop"]
+
+
+def test_a_declined_and_then_paid_invoice_is_told_in_order(shop: Shop) -> None:
+    already = len(shop.system.outbox())
+    shop.decline()
+    made = shop.sent(charge=True)
+    shop.settle()
+    shop.accept()
+    shop.charge(made, attempt=1)
+    shop.settle()
+    told = [each.detail for each in shop.system.outbox(already)]
+    assert [each["type"] for each in told if each["entity"]["id"] == made.id] == [
+        "invoice.sent",
+        "payment.failed",
+        "payment.succeeded",
+        "invoice.paid",
+    ]
+    mine = [each for each in told if each["entity"]["id"] == "sub_one"]
+    assert [each["type"] for each in mine] == ["subscription.past_due", "subscription.payment_restored"]
+    assert [each["sequence"] for each in mine] == sorted({each["sequence"] for each in mine})
+    assert len({each["id"] for each in told}) == len(told)
+    assert {each["version"] for each in told} == {"1"}
+    assert {each["publisher"] for each in told} == {"acme"}
+    assert all(shop.customer not in str(each) and made.stripe_id not in str(each) for each in told)
+
+
+def test_an_event_that_the_bus_refuses_is_told_when_it_takes_it_again(shop: Shop) -> None:
+    already = len(shop.system.outbox())
+    real = shop.system.events.put_events
+    shop.system.events.put_events = lambda *, Entries: {  # type: ignore[method-assign] # noqa: N803 # boto3's name
+        "FailedEntryCount": len(Entries),
+        "Entries": [{"ErrorCode": "ThrottlingException"} for _ in Entries],
+    }
+    made = shop.sent(charge=True)
+    shop.settle()
+    assert shop.system.outbox(already) == []
+    shop.system.events.put_events = real  # type: ignore[method-assign]
+    due = shop.system.next_due()
+    assert due is not None
+    shop.system.run_until(due)
+    told = [each.detail["type"] for each in shop.system.outbox(already) if each.detail["entity"]["id"] == made.id]
+    assert told == ["invoice.sent", "payment.succeeded", "invoice.paid"]

@@ -1,0 +1,287 @@
+"""What comes in from Stripe: verified, stored once, enqueued until it is done; what is not ours costs nothing."""
+
+import base64
+import json
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from stripe import WebhookSignature
+
+from functions.apply_stripe_event.app import handler as apply_handler
+from functions.stripe_webhook.app import handler
+from local.stripe_emulator.faults import Fault
+from monetize import wiring
+from monetize.adapters.dynamo import keys
+from monetize.config import load
+from monetize.domain.audit import AuditEntry
+from monetize.services import payments
+from monetize.services.applying import apply
+from tests.integration.payment_fixtures import START, Shop, shop
+
+__all__ = ["shop"]
+
+EVENTS = Path(__file__).resolve().parents[2] / "events"
+CONTEXT = SimpleNamespace(
+    function_name="stripe_webhook",
+    function_version="1",
+    invoked_function_arn="arn:aws:lambda:eu-west-1:123456789012:function:stripe_webhook",
+    memory_limit_in_mb=512,
+    aws_request_id="6f0b9c1e",
+    get_remaining_time_in_millis=lambda: 10_000,
+)
+
+
+def event(shop: Shop, kind: str, obj: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {
+        "id": more.pop("id", "evt_test"), "object": "event", "type": kind, "created": int(shop.now.timestamp()),
+        "livemode": False, "account": shop.account, "data": {"object": obj}, **more,
+    }  # fmt: skip
+
+
+def posted(
+    shop: Shop, body: bytes | dict[str, Any], *, secret: str = "", at: int | None = None, encoded: bool = False
+) -> dict[str, Any]:
+    """The answer to a delivery, signed at an instant by a secret (an active one unless given)."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    stamp = int(shop.now.timestamp()) if at is None else at
+    signature = WebhookSignature.generate_signature_header(
+        raw.decode(), secret or shop.stripe.webhooks.secrets[0], stamp
+    )
+    sent = json.loads((EVENTS / "stripe_webhook_post.json").read_text())
+    sent["headers"]["stripe-signature"] = signature
+    sent["body"] = base64.b64encode(raw).decode() if encoded else raw.decode()
+    sent["isBase64Encoded"] = encoded
+    answer: dict[str, Any] = handler(sent, CONTEXT)
+    return answer
+
+
+def outcome(answer: dict[str, Any]) -> str:
+    assert answer["statusCode"] == 200, answer
+    return str(json.loads(answer["body"])["outcome"])
+
+
+def refusal(answer: dict[str, Any]) -> tuple[int, str]:
+    return answer["statusCode"], json.loads(answer["body"])["code"]
+
+
+OURS = {"id": "in_1", "object": "invoice", "metadata": {"monetize": "bill", "invoice": "inv_1"}}
+
+
+def test_a_signature_of_another_secret_is_refused_and_stores_nothing(shop: Shop) -> None:
+    assert refusal(posted(shop, event(shop, "invoice.paid", OURS), secret="whsec_other")) == (400, "bad_signature")
+    assert wiring.inbox().get("evt_test") is None
+
+
+def test_any_active_secret_signs_while_one_is_rotated(shop: Shop) -> None:
+    shop.system.ssm.values[load().webhook_secrets_parameter] = json.dumps(["whsec_new", "whsec_old"])
+    shop.system.wire()  # what was read before is read again
+    for number, secret in enumerate(("whsec_new", "whsec_old")):
+        answer = posted(shop, event(shop, "invoice.paid", OURS, id=f"evt_{number}"), secret=secret)
+        assert outcome(answer) == "queued"
+
+
+@pytest.mark.parametrize("seconds", [-301, 61])
+def test_old_and_future_signatures_are_refused(shop: Shop, seconds: int) -> None:
+    at = int(shop.now.timestamp()) + seconds
+    assert refusal(posted(shop, event(shop, "invoice.paid", OURS), at=at)) == (400, "stale_signature")
+
+
+def test_a_base64_body_is_verified_as_the_bytes_that_were_signed(shop: Shop) -> None:
+    assert outcome(posted(shop, event(shop, "invoice.paid", OURS), encoded=True)) == "queued"
+
+
+def test_a_body_above_the_limit_is_refused_unread(shop: Shop) -> None:
+    big = event(shop, "invoice.paid", OURS | {"padding": "x" * (512 * 1024)})
+    assert refusal(posted(shop, big)) == (413, "body_too_large")
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"id": 1}', b"not json"])
+def test_a_signed_body_that_is_no_event_is_refused(shop: Shop, body: bytes) -> None:
+    assert refusal(posted(shop, body)) == (400, "malformed_event")
+
+
+@pytest.mark.parametrize("header", ["", "t=1", "v1=ab", "t=x,v1=ab", "t=1,v1=\u00e9", "," * 500])
+def test_a_signature_header_that_cannot_be_read_is_refused(shop: Shop, header: str) -> None:
+    sent = json.loads((EVENTS / "stripe_webhook_post.json").read_text())
+    sent["headers"]["stripe-signature"] = header
+    assert refusal(handler(sent, CONTEXT)) == (400, "bad_signature")
+
+
+def test_an_event_for_another_mode_is_dropped_before_it_is_stored(shop: Shop) -> None:
+    assert outcome(posted(shop, event(shop, "invoice.paid", OURS, livemode=True))) == "other_mode"
+    assert wiring.inbox().get("evt_test") is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "obj"),
+    [
+        ("invoice.paid", {"id": "in_x", "object": "invoice", "metadata": {}, "customer": "cus_x"}),
+        ("charge.refunded", {"id": "ch_x", "object": "charge", "payment_intent": "pi_x", "customer": "cus_x"}),
+        ("payment_method.attached", {"id": "pm_x", "object": "payment_method", "customer": "cus_x"}),
+        ("credit_note.created", {"id": "cn_x", "object": "credit_note", "invoice": "in_x", "customer": "cus_x"}),
+        ("refund.created", {"id": "re_x", "object": "refund", "payment_intent": "pi_x"}),
+        ("product.created", {"id": "prod_x", "object": "product"}),
+        ("payment_intent.succeeded", {"id": "pi_x", "object": "payment_intent"}),
+    ],
+)
+def test_a_publishers_other_business_is_dropped_before_any_store_or_call(
+    shop: Shop, kind: str, obj: dict[str, Any]
+) -> None:
+    asked = len(shop.stripe.requests)
+    assert outcome(posted(shop, event(shop, kind, obj))) == "not_ours"
+    assert wiring.inbox().get("evt_test") is None
+    assert len(shop.stripe.requests) == asked
+
+
+def test_a_replayed_event_is_enqueued_until_it_is_done_and_never_after(shop: Shop) -> None:
+    made = shop.sent(charge=True)
+    sent = event(shop, "invoice.paid", {"id": made.stripe_id, "metadata": {"monetize": "bill", "invoice": made.id}})
+    assert outcome(posted(shop, sent)) == "queued"
+    assert outcome(posted(shop, sent)) == "queued"
+    assert apply("evt_test", shop.now, wiring.applying()) == "applied"
+    assert outcome(posted(shop, sent)) == "known"
+    revision = shop.invoice(made).rev
+    assert apply("evt_test", shop.now, wiring.applying()) == "known"
+    assert shop.invoice(made).rev == revision
+
+
+def test_when_the_queue_does_not_take_it_stripe_is_asked_to_deliver_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class DownError(Exception): ...
+
+    def refuse(**_: Any) -> None:
+        raise DownError
+
+    sent = event(shop, "invoice.paid", OURS)
+    monkeypatch.setattr(shop.system.sqs, "send_message", refuse)
+    with pytest.raises(DownError):  # Lambda answers 5xx
+        posted(shop, sent)
+    monkeypatch.undo()
+    assert outcome(posted(shop, sent)) == "queued"
+
+
+def test_an_event_that_names_our_invoice_from_another_account_changes_nothing(shop: Shop) -> None:
+    made = shop.sent()
+    forged = {"id": made.stripe_id, "object": "invoice", "metadata": {"monetize": "bill", "invoice": made.id}}
+    assert outcome(posted(shop, event(shop, "invoice.paid", forged, account="acct_evil"))) == "queued"
+    assert apply("evt_test", shop.now, wiring.applying()) == "foreign"
+    twin = forged | {"id": "in_other"}
+    assert outcome(posted(shop, event(shop, "invoice.voided", twin, id="evt_twin"))) == "queued"
+    assert apply("evt_twin", shop.now, wiring.applying()) == "foreign"
+    assert shop.invoice(made) == shop.invoice(made)
+    assert shop.invoice(made).status == "open"
+
+
+def test_an_event_whose_object_is_gone_is_done_and_changes_nothing(shop: Shop) -> None:
+    made = shop.sent()
+    sent = event(shop, "invoice.paid", {"id": made.stripe_id, "metadata": {"monetize": "bill", "invoice": made.id}})
+    assert outcome(posted(shop, sent)) == "queued"
+    del shop.stripe.accounts[shop.account].invoices[made.stripe_id]
+    assert apply("evt_test", shop.now, wiring.applying()) == "applied"
+    assert wiring.inbox().get("evt_test")[1] == "done"
+    assert shop.invoice(made).status == "open"
+
+
+def test_a_deleted_draft_of_ours_that_was_never_recorded_is_gone_and_done(shop: Shop) -> None:
+    gone = {"id": "in_never", "object": "invoice", "metadata": {"monetize": "bill", "invoice": "inv_never"}}
+    assert outcome(posted(shop, event(shop, "invoice.finalized", gone))) == "queued"
+    assert apply("evt_test", shop.now, wiring.applying()) == "gone"
+
+
+def test_ten_thousand_events_in_reverse_order_end_where_the_last_one_would(shop: Shop) -> None:
+    """All events of one invoice's life, a thousand times over, newest first: as if each had been heard in time."""
+    shop.decline()
+    made = shop.sent()
+    kept: list[Any] = []
+    shop.stripe.webhooks.fate = lambda told: kept.extend([told]) or ()  # type: ignore[func-returns-value]
+    shop.charge(made)
+    shop.charge(made, attempt=1)
+    shop.accept()
+    shop.charge(made, attempt=2)
+    shop.stripe.refund_charge(shop.account, _charge(shop, made.stripe_id), 1000)
+    shop.stripe.refund_charge(shop.account, _charge(shop, made.stripe_id), 500)
+    kept.reverse()
+    ports = wiring.receiving()
+    assert len(kept) >= 10
+    notices = [ports.read(each.text().encode()).notice for each in kept]
+    for number in range(10_000):
+        notice = replace(notices[number % len(kept)], id=f"evt_{number % 1000}")
+        if ports.known(notice.about) and wiring.inbox().put_if_absent(notice, shop.now):
+            apply(notice.id, shop.now, wiring.applying())
+    invoice = shop.invoice(made)
+    assert (invoice.status, invoice.amount_paid, invoice.refunded, invoice.attempts) == ("paid", 4900, 1500, 3)
+    assert shop.bill(made).status == "paid"
+    assert shop.subscription().payment_state == "current"
+
+
+def _charge(shop: Shop, stripe_id: str) -> str:
+    intents = shop.stripe.accounts[shop.account].payment_intents
+    return str(next(each["latest_charge"] for each in intents.values() if each["status"] == "succeeded"))
+
+
+def test_a_webhook_lost_for_three_days_is_made_up_for_by_the_schedule(shop: Shop) -> None:
+    made = shop.sent(charge=True)
+    shop.stripe.webhooks.due(shop.now)
+    shop.system.clock.move_to(START + timedelta(days=3))
+    assert payments.attempt(made.id, shop.now, wiring.payments()).outcome == "settled"
+    assert shop.invoice(made).status == "paid"
+
+
+def test_stripe_down_for_an_hour_delays_events_and_buries_none(shop: Shop) -> None:
+    made = shop.sent(charge=True)
+    shop.stripe.faults.append(Fault("refused", method="GET", times=10**6))
+    shop.system.run_until(shop.now + timedelta(hours=1))
+    assert shop.invoice(made).status == "open"
+    shop.stripe.faults.clear()
+    shop.system.run_until(shop.now + timedelta(minutes=16))
+    assert shop.invoice(made).status == "paid"
+    buried = shop.system.stack.queues()["StripeEventsQueue"].dead_letters
+    assert buried is not None
+    assert shop.system.sqs.take(buried, 10) == []
+
+
+def test_an_invoice_paid_twice_is_charged_once(shop: Shop) -> None:
+    made = shop.sent()
+    shop.charge(made)
+    shop.charge(made)
+    shop.stripe.webhooks.due(shop.now)
+    assert payments.attempt(made.id, shop.now + timedelta(hours=1), wiring.payments()).outcome == "settled"
+    intents = shop.stripe.accounts[shop.account].payment_intents
+    assert [each["amount_received"] for each in intents.values() if each["amount_received"]] == [4900]
+    assert shop.invoice(made).amount_paid == 4900
+
+
+def test_a_poisoned_message_is_set_apart_and_the_rest_of_its_batch_is_applied(shop: Shop) -> None:
+    made = shop.sent(charge=True)
+    sent = event(shop, "invoice.paid", {"id": made.stripe_id, "metadata": {"monetize": "bill", "invoice": made.id}})
+    posted(shop, sent)
+    batch = json.loads((EVENTS / "apply_stripe_event_queue.json").read_text())
+    record = batch["Records"][0]
+    batch["Records"] = [
+        record | {"messageId": "bad", "body": "{"},
+        record | {"messageId": "good", "body": '{"event": "evt_test"}'},
+        record | {"messageId": "unknown", "body": '{"event": "evt_never"}'},
+    ]
+    answer = apply_handler(batch, CONTEXT)
+    assert answer == {"batchItemFailures": [{"itemIdentifier": "bad"}]}
+    assert shop.invoice(made).status == "paid"
+
+
+def test_the_effect_and_the_done_mark_are_one_write(shop: Shop) -> None:
+    """Another worker ended the event between our reading and our writing: nothing is written twice."""
+    made = shop.sent(charge=True)
+    sent = event(shop, "invoice.paid", {"id": made.stripe_id, "metadata": {"monetize": "bill", "invoice": made.id}})
+    posted(shop, sent)
+    wiring.payment_table().save(event=("evt_test", "elsewhere"))
+    ports = wiring.payments()
+    from monetize.domain.errors import PreconditionFailed
+
+    with pytest.raises(PreconditionFailed):
+        payments.heard(made.id, "evt_test", shop.now, ports)
+    assert shop.invoice(made).status == "open"
+    assert shop.table.list(AuditEntry, keys.audit("acme", "2026-03").pk).items == ()

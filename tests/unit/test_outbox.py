@@ -1,0 +1,111 @@
+"""Events out: derived from what was stored, with ids that repeat and an order for each entity."""
+
+from typing import Any
+
+import pytest
+
+from monetize.domain.outbox import Change, Event, events_of, new_steps
+from monetize.services.publishing import publish
+
+INVOICE = {
+    "id": "inv_1", "publisher": "acme", "subscriber": "dev", "subscription": "sub_1", "currency": "usd",
+    "amount": 4900, "status": "open", "history": [],
+}  # fmt: skip
+SUBSCRIPTION = {
+    "id": "sub_1", "publisher": "acme", "subscriber": "dev", "application": "app", "product": "api", "tier": "gold",
+    "status": "active", "payment_state": "current", "invoice_email": "dev@example.com",
+}  # fmt: skip
+
+
+def change(sk: str, before: Any, after: Any, revision: int = 2) -> Change:
+    return Change(pk="X", sk=sk, before=before, after=after, revision=revision, at="2026-03-01T12:00:00Z")
+
+
+def types(*args: Any) -> list[str]:
+    return [event.type for event in events_of(change(*args))]
+
+
+@pytest.mark.parametrize(
+    ("after", "told"),
+    [
+        ({"payment_state": "past_due"}, ["subscription.past_due"]),
+        ({"payment_state": "suspended"}, ["subscription.suspended"]),
+        ({"status": "paused"}, ["subscription.paused"]),
+        ({"status": "ended"}, ["subscription.ended"]),
+        ({"tier": "silver"}, ["subscription.changed"]),
+        ({"cancel_at": "2026-04-01T00:00:00Z"}, ["subscription.cancellation_scheduled"]),
+        ({"block": "all"}, ["subscription.blocked"]),
+        ({"rev": 9, "due_at": "2026-04-01T00:00:00Z"}, []),
+    ],
+)
+def test_a_subscriptions_change_is_told_by_what_changed(after: dict[str, Any], told: list[str]) -> None:
+    assert types("SUBSCRIPTION", SUBSCRIPTION, SUBSCRIPTION | after) == told
+
+
+def test_new_lines_of_an_invoices_history_are_told_once_each() -> None:
+    failed = {"at": "2026-03-01T12:00:00Z", "what": "payment_failed", "detail": "lost_card"}
+    again = {"at": "2026-03-02T12:00:00Z", "what": "payment_failed", "detail": "lost_card"}
+    before = INVOICE | {"history": [failed], "status": "payment_failed"}
+    after = before | {"history": [failed, again]}
+    assert types("INVOICE", INVOICE, before) == ["payment.failed"]
+    assert types("INVOICE", before, after) == ["payment.failed"]
+    assert types("INVOICE", after, after) == []
+    assert types("INVOICE", None, INVOICE, 1) == ["invoice.sent"]
+
+
+def test_a_full_history_that_lost_its_oldest_line_tells_the_new_one_only() -> None:
+    steps = [{"at": str(number), "what": "refunded"} for number in range(50)]
+    new = {"at": "50", "what": "refunded"}
+    assert new_steps(steps, [*steps[1:], new]) == [new]
+
+
+def test_an_event_seen_again_has_the_same_id_and_a_later_change_another() -> None:
+    paid = INVOICE | {"status": "paid", "history": [{"at": "2026-03-01T12:00:00Z", "what": "paid"}]}
+    first, again = events_of(change("INVOICE", INVOICE, paid)), events_of(change("INVOICE", INVOICE, paid))
+    later = events_of(change("INVOICE", INVOICE, paid, 3))
+    assert [each.id for each in first] == [each.id for each in again]
+    assert not {each.id for each in first} & {each.id for each in later}
+    assert [each.sequence for each in (*first, *later)] == sorted(each.sequence for each in (*first, *later))
+
+
+def test_no_event_holds_personal_data_or_a_card() -> None:
+    customer = {"id": "cus_1", "account": "acct_1", "payment_method": "pm_1", "last4": "4242", "expires": "2030-01"}
+    contact = {"name": "Dana", "email": "dev@example.com"}
+    before = {"id": "dev", "publisher": "acme", "contact": contact, "customers": [customer]}
+    after = before | {"customers": [customer | {"payment_method": "pm_2", "last4": "4444"}]}
+    told = [
+        *events_of(change("SUBSCRIBER", before, after)),
+        *events_of(change("SUBSCRIPTION", None, SUBSCRIPTION, 1)),
+    ]
+    assert len(told) == 3
+    text = str([each.detail() for each in told])
+    for secret in ("dev@example.com", "Dana", "4444", "pm_2", "cus_1"):
+        assert secret not in text
+
+
+class Refusing:
+    """A bus that takes so many events and then no more."""
+
+    def __init__(self, takes: int) -> None:
+        self.takes = takes
+
+    def put(self, events: Any) -> int:
+        return min(self.takes, len(events))
+
+
+def test_a_refused_event_is_where_the_stream_begins_again() -> None:
+    paused = SUBSCRIPTION | {"status": "paused"}
+    changes = [
+        ("100", change("SUBSCRIPTION", None, SUBSCRIPTION, 1)),  # two events
+        ("101", change("KEY", None, {})),
+        ("102", change("SUBSCRIPTION", SUBSCRIPTION, paused)),
+    ]
+    assert publish(changes, Refusing(1)) == (1, "100")
+    assert publish(changes, Refusing(2)) == (2, "102")
+    assert publish(changes, Refusing(9)) == (3, None)
+
+
+def test_what_is_deleted_or_a_mere_pointer_tells_nothing() -> None:
+    assert events_of(change("INVOICE", INVOICE, None)) == ()
+    assert events_of(change("PLAN#plan_1", None, None)) == ()
+    assert isinstance(Event, type)
