@@ -106,17 +106,17 @@ def compare(expected: Sequence[Expected], held: Sequence[dict[str, Any]], ours: 
         at_stripe[invoice["metadata"]["subscription"]].append(invoice)
         if invoice["status"] != "paid":
             wrong.append(f"invoice {invoice['id']} is {invoice['status']} at Stripe")
-    by_stripe_id = {invoice["stripe_id"]: invoice for invoice in ours}
+    known = {invoice["id"]: invoice for invoice in ours}
     for each in expected:
         total = sum(invoice["total"] for invoice in at_stripe.pop(each.subscription, []))
         if total != each.amount:
             wrong.append(f"{each.name}: Stripe holds {total}, expected {each.amount}")
     wrong.extend(f"{subscription}: Stripe holds an invoice that nobody expected" for subscription in at_stripe)
     for invoice in held:
-        mine = by_stripe_id.pop(invoice["id"], None)
+        mine = known.pop(invoice["metadata"]["invoice"], None)
         if mine is None or (mine["amount"], mine["status"]) != (invoice["total"], "paid"):
             wrong.append(f"invoice {invoice['id']}: the API says {mine and (mine['amount'], mine['status'])}")
-    wrong.extend(f"the API has invoice {missing} and Stripe has not" for missing in by_stripe_id)
+    wrong.extend(f"the API has invoice {missing} and Stripe has not" for missing in known)
     return wrong
 
 
@@ -222,7 +222,9 @@ def short_story(port: int, phases: Phases) -> list[str]:
         with phases("What was invoiced, and what Stripe holds"):
             buyer = world.as_user("bob", "globex", "subscriber")
             publisher = world.as_user("ann", PUBLISHER, "publisher_admin")
-            ours = publisher.all("/invoices?side=publisher&month=2026-01") + publisher.all("/invoices?side=publisher&month=2026-02")
+            ours = publisher.all("/invoices?side=publisher&month=2026-01") + publisher.all(
+                "/invoices?side=publisher&month=2026-02"
+            )
             for invoice in ours:
                 print(f"  invoice {invoice['number']}, {invoice['status']}:")
                 show_invoice(buyer, invoice)
