@@ -1,8 +1,10 @@
 """Dry runs, progress, holds, parked bills, a sandbox's own clock and what-if, over the whole local system."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from monetize.domain.subscriptions import Subscriber
 from monetize.services import running, runs
 from tests.integration.billing_fixtures import GOLD, START, Market, make_market
 
+EVENTS = Path(__file__).resolve().parents[2] / "events"
 FEBRUARY = datetime(2026, 2, 1, tzinfo=UTC)
 DUE = datetime(2026, 2, 1, 2, 20, tzinfo=UTC)  # after the grace of two hours, before the tick of half past
 OPERATOR: dict[str, Any] = {"org": "platform", "roles": "operator"}
@@ -344,3 +347,25 @@ def _calls(price: str) -> Charge:
     from decimal import Decimal
 
     return replace(GOLD.charges[1], unit_price=Decimal(price))
+
+
+# --- events ---
+
+
+EXAMPLES = [*sorted(EVENTS.glob("billing_run_*.json")), *sorted(EVENTS.glob("reports_*.json"))]
+EXPECTED = (None, "unknown_run", "unknown_bill", "unknown_invoice", "no_draft", "not_a_sandbox")
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_event_finds_its_route(market: Market, path: Path) -> None:
+    event = json.loads(path.read_text())
+    name = "billing_run" if path.stem.startswith("billing_run") else "reports"
+    specs = market.system.functions.specs.values()
+    function = next(each for each in specs if each.environment["POWERTOOLS_SERVICE_NAME"] == name)
+    answer = market.system.functions.invoke(function.logical_id, event)
+    if "requestContext" not in event:
+        assert answer == {"shards": running.SHARDS}
+    elif answer["headers"]["Content-Type"].startswith("text/csv"):
+        assert answer["statusCode"] == 200
+    else:
+        assert json.loads(answer["body"]).get("code") in EXPECTED
