@@ -1,0 +1,169 @@
+"""Plant every fault in a copy of the code, one at a time, and see who notices.
+
+python -m local.mutants                    all of them
+python -m local.mutants --only carry       those whose name holds a word
+python -m local.mutants --check            only that every old text still stands where it is said to stand
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+
+from local.mutants.planted import PLANTED, Mutant
+
+ROOT = Path(__file__).resolve().parents[2]
+COPIED = (
+    "functions",
+    "layers",
+    "local",
+    "tests",
+    "events",
+    "template.yaml",
+    "samconfig.toml",
+    "pyproject.toml",
+    "docs",
+)
+LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".hypothesis", "node_modules")
+SECONDS = 240
+FAILED_TESTS = 1  # pytest's exit status for tests that failed; others mean that nothing was tried
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Who noticed a mutant; nobody when `killer` is empty. `trouble`: it could not be tried."""
+
+    mutant: Mutant
+    killer: str
+    by: str
+    seconds: float
+    trouble: str = ""
+
+
+def missing(mutants: Sequence[Mutant]) -> list[str]:
+    """Mutants whose old text does not stand exactly once in its file."""
+    found = []
+    for mutant in mutants:
+        path = ROOT / mutant.file
+        times = path.read_text().count(mutant.old) if path.is_file() else 0
+        if times != 1:
+            found.append(f"{mutant.name}: its text stands {times} times in {mutant.file}")
+    return found
+
+
+def attempt(mutant: Mutant, copy: Path) -> Verdict:
+    """Plant one fault in the copy, ask its killers in turn, and take it out again."""
+    path = copy / mutant.file
+    sound = path.read_text()
+    began = time.monotonic()
+    path.write_text(sound.replace(mutant.old, mutant.new))
+    trouble = ""
+    try:
+        for killer in mutant.killers:
+            status, output = _ask(killer, copy)
+            noticed = _noticed(killer, status, output)
+            if noticed:
+                return Verdict(mutant, killer, noticed, time.monotonic() - began)
+            if status not in (0, FAILED_TESTS):
+                trouble = f"{killer}: {output.strip()[-300:]}"
+    finally:
+        path.write_text(sound)
+    return Verdict(mutant, "", "", time.monotonic() - began, trouble)
+
+
+def _ask(killer: str, copy: Path) -> tuple[int, str]:
+    words = killer.split()
+    if words[0] == "pytest":
+        asked = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *words[1:]]
+    else:
+        seeds = words[-1]
+        kind = words[0] if words[0] != "crash" else f"crash:{words[1]}"
+        asked = [sys.executable, "-m", "local.simulate", "run", "--seeds", seeds, "--kinds", kind]
+        asked += ["--processes", "1", "--most-failures", "1"]
+    try:
+        done = subprocess.run(  # noqa: S603 # our own words
+            asked, cwd=copy, capture_output=True, text=True, check=False, timeout=SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return FAILED_TESTS, "timed out"
+    return done.returncode, done.stdout + done.stderr
+
+
+def _noticed(killer: str, status: int, output: str) -> str:
+    """What noticed it, or nothing: an error of collection is no test that failed."""
+    if status != FAILED_TESTS:
+        return ""
+    if output == "timed out":
+        return "a time limit"
+    if killer.startswith("pytest"):
+        found = re.search(r"^FAILED \S*::(\w+)", output, re.MULTILINE)
+        return found[1] if found else ""
+    found = re.search(r"replay (.+)\n\s+(.+)", output)
+    return f"seed {found[1]}: {found[2][:90]}" if found else ""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m local.mutants")
+    parser.add_argument("--only", default="")
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--beside", type=int, default=2, help="how many at once")
+    asked = parser.parse_args(arguments)
+    gone = missing(PLANTED)
+    for sentence in gone:
+        print(sentence)
+    if gone or asked.check:
+        print(f"{len(PLANTED)} mutants, {len(gone)} of them without a place")
+        return 1 if gone else 0
+    chosen = [mutant for mutant in PLANTED if asked.only in mutant.name]
+    with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:
+        copies: Queue[Path] = Queue()
+        for number in range(asked.beside):
+            copies.put(_copy(Path(scratch) / str(number)))
+
+        def one(mutant: Mutant) -> Verdict:
+            copy = copies.get()
+            try:
+                verdict = attempt(mutant, copy)
+            finally:
+                copies.put(copy)
+            print(_told(verdict), flush=True)
+            return verdict
+
+        with ThreadPoolExecutor(asked.beside) as workers:
+            verdicts = list(workers.map(one, chosen))
+    living = [each for each in verdicts if not each.killer]
+    print(f"\n{len(verdicts)} mutants, {len(verdicts) - len(living)} killed, {len(living)} living")
+    return 1 if living else 0
+
+
+def _copy(where: Path) -> Path:
+    where.mkdir(parents=True)
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, where / name, ignore=LEFT_OUT)
+        elif source.is_file():
+            shutil.copy2(source, where / name)
+    return where
+
+
+def _told(verdict: Verdict) -> str:
+    mutant = verdict.mutant
+    if verdict.killer:
+        return (
+            f"killed {mutant.name} in {verdict.seconds:.0f} s by {verdict.killer.removeprefix('pytest ')}: {verdict.by}"
+        )
+    return f"LIVES  {mutant.name} in {mutant.file}: {mutant.breaks} {verdict.trouble}".rstrip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
