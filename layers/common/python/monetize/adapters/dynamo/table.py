@@ -1,17 +1,23 @@
 """One way to read and write an entity: a JSON document with a revision, every write conditional on it."""
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+import random
+import time
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
 from typing import Any, Protocol, cast
 
 import msgspec
+from botocore.exceptions import ClientError
 
 from monetize.adapters.dynamo import keys
 from monetize.adapters.dynamo.keys import Key
+from monetize.domain.errors import Unavailable
 
 MAX_OPERATIONS = 100  # of one transaction (DynamoDB's limit)
+ATTEMPTS = 6
+FIRST_PAUSE = 0.025  # seconds, at most; doubled for each attempt
 
 
 class Client(Protocol):
@@ -33,7 +39,7 @@ class Lost(Exception):
     """A write's condition did not hold. `unmet` are the positions of the operations that were refused by theirs.
 
     A position is an index into the operations as given. Conflicts with other transactions and throttling are not
-    conditions: botocore retries them, and what remains is raised as it came.
+    conditions: such a write is tried again.
     """
 
     def __init__(self, unmet: frozenset[int]) -> None:
@@ -162,6 +168,7 @@ class Table:
 
     client: Client
     name: str
+    pause: Callable[[float], None] = time.sleep  # seconds
 
     def get[T](self, kind: type[T], key: Key) -> T | None:
         """One entity, read consistently; None where there is none."""
@@ -177,10 +184,29 @@ class Table:
         return item
 
     def write(self, *ops: Op) -> None:
-        """All of it or nothing. Lost when a condition did not hold."""
-        if len(ops) == 1 and ops[0].kind != "ConditionCheck":
-            self._single(ops[0])
-            return
+        """All of it or nothing. Lost when a condition did not hold; Unavailable when others were always in between.
+
+        A transaction that met another one on the same item (or was throttled) changed nothing and is tried again:
+        botocore does not do that, since for all it knows the conditions would not hold any more.
+        """
+        for attempt in range(ATTEMPTS):
+            try:
+                if len(ops) == 1 and ops[0].kind != "ConditionCheck":
+                    self._single(ops[0])
+                else:
+                    self._all(ops)
+            except (self.client.exceptions.TransactionCanceledException, ClientError) as refused:
+                if not passing(refused):
+                    raise
+                if attempt == ATTEMPTS - 1:
+                    raise Unavailable(
+                        "storage_busy", "Others are changing the same. Try again.", retry_after=1
+                    ) from None
+                self.pause(random.uniform(0, FIRST_PAUSE * 2**attempt))
+            else:
+                return
+
+    def _all(self, ops: Sequence[Op]) -> None:
         try:
             self.client.transact_write_items(
                 TransactItems=[{op.kind: {"TableName": op.table or self.name, **op.body}} for op in ops]
@@ -279,6 +305,29 @@ class Table:
             ExpressionAttributeValues={":value": {"S": value}},
         )
         return tuple(Key(item["pk"]["S"], item["sk"]["S"]) for item in answer["Items"])
+
+
+_PASSING = frozenset(
+    {
+        "TransactionConflict",
+        "TransactionConflictException",
+        "TransactionInProgressException",
+        "ThrottlingError",
+        "ThrottlingException",
+        "ProvisionedThroughputExceeded",
+        "ProvisionedThroughputExceededException",
+    }
+)
+
+
+def passing(refused: Any) -> bool:
+    """Whether the same write may succeed a moment later: others were in between, or there was too much at once."""
+    error = refused.response.get("Error", {}).get("Code")
+    if error != "TransactionCanceledException":
+        return error in _PASSING
+    reasons: Iterable[dict[str, Any]] = refused.response.get("CancellationReasons", ())
+    codes = {reason.get("Code") for reason in reasons} - {"None", None}
+    return bool(codes) and codes <= _PASSING
 
 
 def unmet_conditions(refused: Any) -> frozenset[int]:
