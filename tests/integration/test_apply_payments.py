@@ -1,10 +1,14 @@
 """What Stripe tells of our invoices reaches invoice, bill and subscription, whatever the order and however often."""
 
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from monetize import wiring
 from monetize.adapters.dynamo import keys
+from monetize.domain.stripe_events import Notice
 from monetize.domain.subscriptions import Subscription
+from monetize.services import payments
 from tests.integration.payment_fixtures import Shop, shop
 
 __all__ = ["shop"]
@@ -70,3 +74,37 @@ def test_an_opening_bill_that_is_paid_begins_the_subscription(shop: Shop) -> Non
     shop.settle()
     assert shop.subscription().status == "active"
     assert shop.subscription().activated_at == shop.now
+
+
+def test_a_reading_that_was_overtaken_is_read_again(shop: Shop) -> None:
+    """Between our reading of the invoice at Stripe and our writing, another worker wrote something later."""
+    made = shop.sent()
+    ports = wiring.payments()
+
+    class Overtaken:
+        """The provider; while its first answer is on the way, the invoice is paid and another worker stores that."""
+
+        def __init__(self) -> None:
+            self.answers = 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(ports.provider, name)
+
+        def collected(self, *args: Any, **how: Any) -> Any:
+            self.answers += 1
+            found = ports.provider.collected(*args, **how)
+            if self.answers == 1:
+                shop.charge(made)
+                shop.settle()
+                assert shop.invoice(made).status == "paid"
+            return found
+
+    slow = replace(ports, provider=Overtaken())
+    wiring.inbox().put_if_absent(_notice(made.stripe_id, shop), shop.now)
+    assert payments.heard(made.id, "evt_slow", shop.now, slow) == "unchanged"
+    assert slow.provider.answers == 2
+    assert shop.invoice(made).status == "paid"
+
+
+def _notice(invoice: str, shop: Shop) -> Notice:
+    return Notice(id="evt_slow", type="invoice.updated", account=shop.account, object=invoice, created=shop.now)

@@ -207,6 +207,36 @@ def test_after_a_restore_invoices_are_adopted_before_anything_is_billed_again(sh
     assert reconcile(shop).clean
 
 
+def test_what_the_last_bill_left_in_the_subscribers_favour_is_credited_once(shop: Shop) -> None:
+    made = shop.sent(charge=True)
+    shop.settle()
+    last = START + 31 * 24 * HOUR
+    owed = Bill(
+        subscription="sub_one", publisher="acme", subscriber="dev", account=shop.account, currency="usd", edge=last,
+        last=True, status="empty", carry_out=-1200, created_at=shop.now,
+    )  # fmt: skip
+    shop.store(owed)
+    assert kinds(reconcile(shop)) == {"amount:repaired": 1}
+    shop.settle()
+    assert (shop.invoice(made).credited, shop.invoice(made).refunded) == (1200, 1200)
+    assert ("billing", "invoice.credit", made.id) in shop.audited()
+    assert reconcile(shop).clean
+    assert shop.invoice(made).credited == 1200
+
+
+def test_what_no_invoice_can_carry_is_shown_as_money(shop: Shop) -> None:
+    made = shop.sent(charge=True)
+    shop.settle()
+    owed = Bill(
+        subscription="sub_one", publisher="acme", subscriber="dev", account=shop.account, currency="usd",
+        edge=START + 31 * 24 * HOUR, last=True, status="empty", carry_out=-6000, created_at=shop.now,
+    )  # fmt: skip
+    shop.store(owed)
+    report = reconcile(shop)
+    assert dict(report.money) == {"usd": 1100}
+    assert shop.invoice(made).credited == 4900
+
+
 # --- the function ---
 
 

@@ -13,13 +13,13 @@ from typing import Final
 from monetize.domain import states
 from monetize.domain.dunning import Action, retried_now
 from monetize.domain.errors import Conflict, Invalid, NotFound, PreconditionFailed
-from monetize.domain.invoices import Invoice
+from monetize.domain.invoices import Bill, Invoice
 from monetize.services.billing import Worked
 from monetize.services.payments import Around, Ports, Written, around_of, audit, bring_up, charge
 from monetize.services.subscription_access import Person
 
 KEY_LIFE: Final = timedelta(hours=20)  # Stripe keeps keys 24 hours at least; after this a repeat looks before it acts
-TARGETS: Final = ("invoice", "card", "balance", "outside")
+SETTLED: Final = frozenset({"sent", "empty", "paid", "void", "uncollectible"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ def credit_correction(invoice_id: str, amount: int, key: str, now: datetime, por
     around = bring_up(around_of(invoice_id, now, ports), now, ports)
     name = _name(around.invoice, "billing", "credit", key)
     before = ports.store.action(invoice_id, name)
-    if before is not None and before.made:
+    if before is not None and before.done_at is not None:
         return before.amount
     to = _target(around.invoice, "")
     part = before.amount if before is not None else min(amount, _creditable(around.invoice, to))
@@ -76,6 +76,22 @@ def credit_correction(invoice_id: str, amount: int, key: str, now: datetime, por
         return 0
     asked = Request(what="credit", key=key, amount=part, to=to, reason="order_change", memo="Correction of usage")
     return _act("billing", around, asked, now, ports).action.amount
+
+
+def credit_leftover(bill: Bill, now: datetime, ports: Ports) -> int:
+    """Give back what a subscription's last bill leaves in its favour: no bill comes that could take it.
+
+    On its invoices, the newest first, as far as they can be credited; under keys of the bill's own, so that it happens
+    once. Answers how much there is left over, minor units: that is for a person.
+    """
+    left = -bill.carry_out if bill.last and bill.status in SETTLED else 0
+    if left <= 0:
+        return 0
+    for invoice in ports.store.invoices_up_to(bill):
+        left -= credit_correction(invoice.id, left, bill.id, now, ports)
+        if left <= 0:
+            return 0
+    return left
 
 
 def _act(person: Person | str, around: Around, asked: Request, now: datetime, ports: Ports) -> Done:

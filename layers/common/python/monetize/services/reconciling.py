@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 from monetize.domain.drift import (
+    AMOUNT,
     DUPLICATE,
     FOREIGN,
     MISSING_HERE,
@@ -34,7 +35,7 @@ from monetize.domain.offers import time_of
 from monetize.domain.plans import PlanVersion
 from monetize.domain.publishers import Publisher
 from monetize.domain.subscriptions import Subscriber, Subscription, billed
-from monetize.services import payments
+from monetize.services import invoice_actions, payments
 from monetize.services.billing import invoice_id, split_bill_id
 
 WINDOW: Final = timedelta(days=100)  # how far back; what is older and still owed is asked for one by one
@@ -202,6 +203,8 @@ def _subscriber(going: _Pass, subscriber: Subscriber) -> None:
     ours = ports.store.invoices(names)
     for found in sorted(theirs, key=lambda each: (each.bill, each.created)):
         _theirs(going, found, subscriptions, bills, ours)
+    for bill in bills.values():
+        _leftover(going, bill)
     seen = {found.id for found in theirs}
     for invoice in ours.values():
         if invoice.stripe_id not in seen and invoice.account == going.account:
@@ -307,6 +310,21 @@ def _restored(going: _Pass, found: Collected, subscription: Subscription, edge: 
         created_at=at,
         sent_at=at,
     )
+
+
+def _leftover(going: _Pass, bill: Bill) -> None:
+    """What the last bill left in the subscriber's favour is given back; what no invoice can carry is for a person."""
+    if not bill.last or bill.carry_out >= 0:
+        return
+    asked = going.ports.payments.store
+    before = sum(each.credited for each in asked.invoices_up_to(bill))
+    left = invoice_actions.credit_leftover(bill, going.now, going.ports.payments)
+    given = sum(each.credited for each in asked.invoices_up_to(bill)) - before
+    if given:
+        going.tell(AMOUNT, bill.id, f"{given} was credited for corrections after the last bill", REPAIRED)
+    if left:
+        detail = f"{left} is owed to the subscriber and no invoice can carry it: pay it outside"
+        going.tell(AMOUNT, bill.id, detail, PROPOSED, left, bill.currency)
 
 
 def _ours(going: _Pass, invoice: Invoice) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from monetize.adapters.dynamo import keys
 from monetize.adapters.dynamo.inbox import InboxTable
-from monetize.adapters.dynamo.table import Lost, Op, Table, put
+from monetize.adapters.dynamo.table import Lost, Op, Table, put, read
 from monetize.domain.audit import AuditEntry
 from monetize.domain.dunning import Action
 from monetize.domain.errors import PreconditionFailed
@@ -81,6 +81,14 @@ class PaymentTable:
         names = [item["sk"]["S"].removeprefix(prefix.sk) for item in self.table.query(prefix.pk, prefix.sk).items]
         for subscription in self.table.get_many(Subscription, [keys.subscription(each) for each in names]):
             yield from self.table.get_many(Invoice, [keys.invoice(each) for each in subscription.unpaid])
+
+    def invoices_up_to(self, bill: Bill) -> list[Invoice]:
+        """The invoices of a subscription's bills up to and with this one, the newest first, at most twenty bills."""
+        sub, own = bill.subscription, keys.bill(bill.subscription, bill.edge)
+        page = self.table.query(own.pk, keys.bill(sub).sk, after=f"{own.sk}~", newest_first=True, limit=20)
+        sent = [each.invoice for item in page.items if (each := read(Bill, item)).invoice]
+        found = [key for each in sent if each for key in self.table.looked_up(each) if key.sk == "INVOICE"]
+        return list(self.table.get_many(Invoice, found))
 
     def action(self, invoice: str, action: str) -> Action | None:
         """What a request with that natural key did to the invoice."""
