@@ -66,12 +66,13 @@ def _is_ours(address: str) -> bool:
 
 
 class Relay:
-    """Takes connections on (host, port) to the same port of loopback, until closed. OSError when the port is taken."""
+    """Takes connections on (host, port) to a port of loopback, until closed. OSError when the port is taken."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self._port = port
+    def __init__(self, host: str, port: int, target: int) -> None:
+        self._target = target
         self._listener = socket.create_server((host, port))
-        Thread(target=self._accept, name=f"relay {port}", daemon=True).start()
+        self.port: int = self._listener.getsockname()[1]
+        Thread(target=self._accept, name=f"relay to {target}", daemon=True).start()
 
     def _accept(self) -> None:
         while True:
@@ -80,7 +81,7 @@ class Relay:
             except OSError:
                 return
             try:
-                called = socket.create_connection((LOOPBACK, self._port))
+                called = socket.create_connection((LOOPBACK, self._target))
             except OSError:
                 caller.close()
                 continue
@@ -119,5 +120,6 @@ def reachable(urls: Iterable[str]) -> Iterator[str]:
     with contextlib.ExitStack() as relays:
         if host != DESKTOP_HOST:
             for url in urls:
-                relays.enter_context(Relay(host, int(url.rsplit(":", 1)[1])))
+                port = int(url.rsplit(":", 1)[1])
+                relays.enter_context(Relay(host, port, port))
         yield host
