@@ -20,6 +20,7 @@ LOOPBACK = "127.0.0.1"
 DESKTOP_HOST = "host.docker.internal"
 AT_ONCE = 65_536
 ANSWER_SECONDS = 10
+CLOSING_SECONDS = 1
 
 
 class NoDockerError(RuntimeError):
@@ -71,6 +72,7 @@ class Relay:
     def __init__(self, host: str, port: int, target: int) -> None:
         self._target = target
         self._listener = socket.create_server((host, port))
+        self._serving: list[Thread] = []
         self.port: int = self._listener.getsockname()[1]
         Thread(target=self._accept, name=f"relay to {target}", daemon=True).start()
 
@@ -80,19 +82,24 @@ class Relay:
                 caller, _ = self._listener.accept()
             except OSError:
                 return
-            try:
-                called = socket.create_connection((LOOPBACK, self._target))
-            except OSError:
-                caller.close()
-                continue
-            for source, target in ((caller, called), (called, caller)):
-                Thread(target=_copy, args=(source, target), daemon=True).start()
+            serving = Thread(target=self._serve, args=(caller,), daemon=True)
+            serving.start()
+            self._serving = [*(each for each in self._serving if each.is_alive()), serving]
+
+    def _serve(self, caller: socket.socket) -> None:
+        with caller, contextlib.suppress(OSError), socket.create_connection((LOOPBACK, self._target)) as called:
+            back = Thread(target=_copy, args=(called, caller), daemon=True)
+            back.start()
+            _copy(caller, called)
+            back.join()
 
     def close(self) -> None:
-        """Take no more connections; those that are open end with their callers."""
+        """Take no more connections; those that are open end with their callers, or are left to."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        for each in self._serving:
+            each.join(CLOSING_SECONDS)
 
     def __enter__(self) -> Self:
         return self
