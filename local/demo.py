@@ -28,7 +28,8 @@ from local.tables import table
 from local.usage_buffer import UsageBuffer, http_sender
 
 PUBLISHER = "weatherworks"
-GRACE = timedelta(hours=26)  # the default grace of a day, and the next hourly tick
+TICKS = timedelta(hours=6)  # hourly in the template; most of those would find nothing
+GRACE = timedelta(hours=24) + TICKS + timedelta(hours=1)  # the default grace, and the tick after it
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +147,7 @@ def local_system(start: datetime, port: int) -> Iterator[tuple[System, World]]:
     """The system on loopback, at an instant, and a world that only knows its addresses."""
     quiet = {"POWERTOOLS_METRICS_DISABLED": "true"}
     with System(clock=Clock(start), ports=Ports(api=port), environment=quiet) as system:
+        system.schedules.at_most_every = TICKS
         system.start()
         world = World(system.url, system.stripe_url)
         try:
