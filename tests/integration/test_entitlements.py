@@ -10,12 +10,24 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from functions.check_entitlement import app as entitlement
+from monetize.domain.catalog import Throttle, Tier
 from monetize.domain.keys import ApiKey, hashed
-from monetize.domain.plans import Charge, PlanTerms, PlanVersion
+from monetize.domain.plans import Charge, PlanTerms, PlanVersion, Quota
 from monetize.domain.publishers import BillingSettings, Publisher
-from monetize.domain.subscriptions import TopUp
+from monetize.domain.subscriptions import PAID, TRIAL, Change, Span, TopUp
 from monetize.services.entitling import DECISION_SECONDS
-from tests.integration.usage_fixtures import CONTEXT, EVENTS, NOW, SUB, Metered, metered, usage_event
+from tests.integration.usage_fixtures import (
+    CONTEXT,
+    EVENTS,
+    NOW,
+    PAYS,
+    START,
+    SUB,
+    TERMS,
+    Metered,
+    metered,
+    usage_event,
+)
 
 __all__ = ["metered"]
 
@@ -78,7 +90,7 @@ def test_a_token_with_the_gateway_role_may_ask(metered: Metered) -> None:
         ({"status": "pending_payment"}, "subscription_not_active", "subscription_not_active"),
         ({"status": "paused"}, "subscription_paused", "subscription_paused"),
         ({"status": "ended"}, "subscription_ended", "subscription_ended"),
-        ({"ended_at": NOW}, "subscription_ended", "subscription_ended"),
+        ({"status": "ended", "ended_at": NOW}, "subscription_ended", "subscription_ended"),
         ({"block": "production"}, "blocked", ""),
         ({"block": "all"}, "blocked", "blocked"),
         ({"payment_state": "suspended"}, "payment_suspended", "payment_suspended"),
@@ -93,6 +105,45 @@ def test_a_subscriptions_state_decides_for_each_environment(
     metered.change(**fields)
     assert metered.ask("check_entitlement_one").body.get("reason", "") == reason
     assert metered.ask("check_entitlement_one", {"key": "mk_test_example"}).body.get("reason", "") == sandbox
+
+
+def test_a_cancellation_that_came_due_ends_access_before_a_worker_sees_it(metered: Metered) -> None:
+    metered.change(cancel_at=NOW + timedelta(hours=1))
+    assert metered.ask("check_entitlement_one").body["allowed"]
+    metered.clock.advance(timedelta(hours=1))
+    assert metered.ask("check_entitlement_one").body["reason"] == "subscription_ended"
+
+
+def test_a_change_that_came_due_entitles_before_a_worker_sees_it(metered: Metered) -> None:
+    better = replace(TERMS, quotas=(Quota(meter="met_calls", quantity=50, per="day"),))
+    metered.store(
+        PlanVersion(plan="plan_best", publisher="acme", number=3, name="Best", terms=better, published_at=NOW),
+        Tier(id="tier_best", publisher="acme", name="Best", throttle=Throttle(per_minute=9000), created_at=NOW),
+    )
+    tomorrow = NOW.replace(hour=0, second=0) + timedelta(days=1)
+    metered.change(change=Change(at=tomorrow, tier="tier_best", plan="plan_best", version=3))
+    assert metered.ask("check_entitlement_one").body["meters"][0]["limit"] == 5
+    metered.clock.move_to(tomorrow)
+    body = metered.ask("check_entitlement_one").body
+    assert (body["meters"][0]["limit"], body["throttle"]) == (50, {"per_minute": 9000})
+
+
+def test_an_allowance_begins_with_the_period_that_is_billed(metered: Metered) -> None:
+    """An upgrade on the 10th began a period of its own: 21 of 30 days of the allowance, and usage since then."""
+    tenth = NOW.replace(day=10, hour=0, second=0)
+    old, new = Span(start=START, kind=PAID, tier="tier_gold", plan="plan_old", version=1), replace(PAYS, start=tenth)
+    top_up = TopUp(id="top_1", meter="met_calls", quantity=7, period_start=tenth)
+    metered.change(spans=(old, new), topups=(top_up,))
+    metered.send(usage_event("before", time="2026-11-09T12:00:00Z"), usage_event("after", time="2026-11-11T12:00:00Z"))
+    allowance = metered.ask("check_entitlement_one").body["meters"][1]
+    assert (allowance["limit"], allowance["used"]) == (100 * 21 // 30 + 7, 1)
+
+
+def test_a_trial_has_one_allowance(metered: Metered) -> None:
+    ends = NOW.replace(day=20, hour=0, second=0)
+    metered.change(spans=(replace(PAYS, kind=TRIAL, start=START.replace(day=5)), replace(PAYS, start=ends)))
+    allowance = metered.ask("check_entitlement_one").body["meters"][1]
+    assert (allowance["limit"], allowance["resets_at"]) == (50, "2026-11-20T00:00:00Z")
 
 
 def test_revoked_and_expired_keys_are_unknown_and_a_rotated_one_works_until_its_end(metered: Metered) -> None:

@@ -28,13 +28,15 @@ from monetize.domain.keys import ApiKey, GatewayKey, hashed
 from monetize.domain.meters import Filter, Meter
 from monetize.domain.plans import Allowance, Charge, PlanTerms, PlanVersion, Quota
 from monetize.domain.publishers import Publisher
-from monetize.domain.subscriptions import Subscription
+from monetize.domain.subscriptions import PAID, Span, Subscription
 from monetize.services.entitling import Decisions
 from monetize.services.metering import Intake
 
 ROOT = Path(__file__).resolve().parents[2]
 EVENTS = ROOT / "events"
 NOW = datetime(2026, 11, 17, 10, 0, 5, tzinfo=UTC)
+START = datetime(2026, 11, 1, tzinfo=UTC)
+PAYS = Span(start=START, kind=PAID, tier="tier_gold", plan="plan_gold", version=1)
 SUB = "sub_01KK00000000000000000000A1"
 TEMPLATE = template.load(ROOT / "template.yaml")
 CONTEXT = SimpleNamespace(
@@ -180,8 +182,9 @@ _SUBSCRIPTION = Subscription(
     status="active",
     plan="plan_gold",
     version=1,
-    created_at=datetime(2026, 11, 1, tzinfo=UTC),
-    activated_at=datetime(2026, 11, 1, tzinfo=UTC),
+    spans=(PAYS,),
+    created_at=START,
+    activated_at=START,
 )
 TERMS = PlanTerms(
     currency="usd",

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 
 from monetize.domain.keys import PRODUCTION, ApiKey
-from monetize.domain.periods import Anchor, Period, midnight, nominal_period
+from monetize.domain.periods import Period, midnight, nominal_period
+from monetize.domain.subscriptions import Subscription, TopUp, allowance_period, status_at, tier_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,15 +23,6 @@ class Throttle:
         """What is limited."""
         every = ("per_second", "per_minute", "per_hour", "per_day", "burst")
         return {name: limit for name in every if (limit := getattr(self, name)) is not None}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TopUp:
-    """Extra quantity of a meter in the period that starts then."""
-
-    meter: str
-    quantity: int
-    period_start: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,37 +58,54 @@ class PublisherRules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allowed:
-    """The subscription, as far as a decision depends on it."""
+    """The subscription at an instant, as far as a decision depends on it.
+
+    `period` is what an allowance counts in, `whole` the anchored period of which it may be a part.
+    """
 
     id: str
     publisher: str
     status: str
     tier: str
-    apis: tuple[str, ...] = ()
-    payment_state: str = "current"
-    past_due_since: datetime | None = None
-    suspend_at: datetime | None = None  # the end of the grace as it was chosen: subscriber's, plan's or publisher's
-    block: str = "none"
-    plan: str | None = None
-    version: int | None = None
-    anchor_month: int = 1
-    anchor_day: int = 1
-    activated_at: datetime | None = None
-    ended_at: datetime | None = None
-    topups: tuple[TopUp, ...] = ()
-    shards: tuple[tuple[str, int], ...] = ()
-    spend_cap: int | None = None  # minor units in a period: the lower of the subscriber's and the publisher's
-
-    def period(self, now: datetime) -> Period:
-        """The running period: from the anchored edge, or from activation in the first one."""
-        whole = nominal_period(now, Anchor(self.anchor_month, self.anchor_day))
-        if self.activated_at is not None and whole.start < self.activated_at < whole.end:
-            return Period(self.activated_at, whole.end)
-        return whole
+    apis: tuple[str, ...]
+    payment_state: str
+    past_due_since: datetime | None
+    suspend_at: datetime | None  # the end of the grace as it was chosen: subscriber's, plan's or publisher's
+    block: str
+    plan: str | None
+    version: int | None
+    period: Period
+    whole: Period
+    topups: tuple[TopUp, ...]
+    shards: tuple[tuple[str, int], ...]
+    cap: int | None  # minor units in a period
 
     def shards_in(self, month: str) -> int:
         """Partitions its usage is spread over in a month `yyyy-mm`."""
         return next((count for when, count in self.shards if when == month), 1)
+
+
+def allowed_at(subscription: Subscription, at: datetime) -> Allowed:
+    """What has come due by then counts, whether or not a worker has seen it: an end, another tier, a new period."""
+    tier, plan, version = tier_at(subscription, at)
+    return Allowed(
+        id=subscription.id,
+        publisher=subscription.publisher,
+        status=status_at(subscription, at),
+        tier=tier,
+        apis=(*subscription.apis, subscription.product),
+        payment_state=subscription.payment_state,
+        past_due_since=subscription.past_due_since,
+        suspend_at=subscription.suspend_at,
+        block=subscription.block,
+        plan=plan,
+        version=version,
+        period=allowance_period(subscription, at),
+        whole=nominal_period(at, subscription.anchor),
+        topups=subscription.topups,
+        shards=subscription.shards,
+        cap=subscription.cap,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +113,7 @@ class Holder:
     """A key and whose it is."""
 
     key: ApiKey
-    allowed: Allowed
+    subscription: Subscription
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,15 +153,12 @@ UNKNOWN = Decision(allowed=False, reason="unknown_key")
 _STATES = {"ended": "subscription_ended", "paused": "subscription_paused"}
 
 
-def refusal(holder: Holder, offer: Offer, rules: PublisherRules, now: datetime, api: str = "") -> str:
+def refusal(key: ApiKey, it: Allowed, offer: Offer, rules: PublisherRules, now: datetime, api: str = "") -> str:
     """Why the subscription may not call at all, by its state alone; empty when it may."""
-    key, it = holder.key, holder.allowed
     if not key.usable(now) or it.publisher != rules.publisher:
         return "unknown_key"
     if api and api not in it.apis:
         return "wrong_api"
-    if it.ended_at is not None and now >= it.ended_at:
-        return "subscription_ended"
     if it.status != "active":
         return _STATES.get(it.status, "subscription_not_active")
     if it.block == "all" or (it.block == "production" and key.environment == PRODUCTION):
@@ -170,13 +176,12 @@ def standings(
     it: Allowed, offer: Offer, rules: PublisherRules, totals: Mapping[tuple[date, int], int], now: datetime
 ) -> Iterator[Standing]:
     """Every limit with what was used of it. Totals by (day, meter number), over the running period."""
-    period = it.period(now)
-    whole = nominal_period(now, Anchor(it.anchor_month, it.anchor_day))
+    period = it.period
     today = now.date()
     for limit in offer.limits:
         short = rules.meters.get(limit.meter)
         extra = sum(
-            topup.quantity for topup in it.topups if topup.meter == limit.meter and topup.period_start == period.start
+            topup.quantity for topup in it.topups if topup.meter == limit.meter and period.holds(topup.period_start)
         )
         if limit.per == "day":
             used = totals.get((today, short), 0) if short is not None else 0
@@ -195,7 +200,7 @@ def standings(
             if number == short and period.start.date() <= day <= today
         )
         # A period allowance prorates with its period, rounded up.
-        share = -(-limit.quantity * period.seconds // whole.seconds)
+        share = -(-limit.quantity * period.seconds // it.whole.seconds)
         yield Standing(
             meter=limit.meter, per="period", hard=limit.hard, limit=share + extra, used=used, resets_at=period.end
         )

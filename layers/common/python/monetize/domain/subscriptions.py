@@ -8,7 +8,17 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from monetize.domain.periods import Anchor, AnchorMode, Period, anchor_for, end_of_day, midnight, next_edge, trial_end
+from monetize.domain.periods import (
+    Anchor,
+    AnchorMode,
+    Period,
+    anchor_for,
+    end_of_day,
+    midnight,
+    next_edge,
+    nominal_period,
+    trial_end,
+)
 
 FREE: Final = "free"
 TRIAL: Final = "trial"
@@ -451,6 +461,20 @@ def running_period(subscription: Subscription, now: datetime) -> Period | None:
     if span is None or not span.paid or span.start > now:
         return None
     return next((each for each in billing_periods(subscription, now) if each.holds(now)), None)
+
+
+def allowance_period(subscription: Subscription, now: datetime) -> Period:
+    """The stretch that an allowance, a top-up and a spend cap are for: the running period, or a trial as a whole.
+
+    Where nothing is paid, the anchored period.
+    """
+    span = in_force(subscription, now)
+    if span is not None and span.kind == TRIAL:
+        line = timeline(subscription)
+        ends = next((each.start for each in line if each.kind != TRIAL), subscription.end)
+        if ends is not None and line[0].start < ends:
+            return Period(line[0].start, ends)
+    return running_period(subscription, now) or nominal_period(now, subscription.anchor)
 
 
 def billing_periods(subscription: Subscription, until: datetime) -> tuple[Period, ...]:

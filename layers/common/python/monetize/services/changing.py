@@ -24,6 +24,7 @@ from monetize.domain.subscriptions import (
     Change,
     Subscription,
     TopUp,
+    allowance_period,
     anchored,
     following_edge,
     from_today,
@@ -469,8 +470,7 @@ def top_up(
             raise Invalid("unknown_meter", "The subscription's plan has no such meter.")
         if len(subscription.topups) >= MOST_TOPUPS:
             raise Conflict("too_many_topups", f"A subscription takes {MOST_TOPUPS} top-ups at most.")
-        period = running_period(subscription, at)
-        start = period.start if period is not None else subscription.spans[0].start
+        start = allowance_period(subscription, at).start
         made = TopUp(id=ports.ids.new("top", at), meter=meter, quantity=quantity, period_start=start)
         after = replace(subscription, topups=(*subscription.topups, made))
         entry = audit(

@@ -8,9 +8,10 @@ from hashlib import blake2b
 from typing import Final, Protocol
 
 from monetize.domain.audit import AuditEntry
-from monetize.domain.entitlements import Allowed, Offer, PublisherRules, standings
+from monetize.domain.entitlements import Offer, PublisherRules, allowed_at, standings
 from monetize.domain.errors import Invalid, NotFound
 from monetize.domain.meters import MAX_QUANTITY
+from monetize.domain.subscriptions import Subscription
 from monetize.domain.usage import (
     Adjustment,
     Correction,
@@ -77,7 +78,7 @@ class Facts(Protocol):
 
     def metering(self, publisher: str, now: datetime, *, fresh: bool = False) -> Metering: ...
 
-    def allowed(self, subscription: str) -> Allowed | None: ...
+    def subscription(self, subscription: str) -> Subscription | None: ...
 
     def rules(self, publisher: str, now: datetime) -> PublisherRules: ...
 
@@ -334,15 +335,17 @@ def compact_due(partition: int, now: datetime, ports: Ports, limit: int = 100) -
 
 
 def _near_quota(subscription: str, found: Metered, now: datetime, ports: Ports) -> bool:
-    it = ports.facts.allowed(subscription)
-    if it is None:
+    holder = ports.facts.subscription(subscription)
+    if holder is None:
         return False
-    offer = ports.facts.offer(it.publisher, it.tier, it.plan, it.version, now)
+    rules = ports.facts.rules(holder.publisher, now)
+    at = now + rules.clock_offset
+    it = allowed_at(holder, at)
+    offer = ports.facts.offer(it.publisher, it.tier, it.plan, it.version, at)
     if not any(limit.hard for limit in offer.limits):
         return False
-    rules = ports.facts.rules(it.publisher, now)
-    totals = ports.usage.counters(subscription, it.period(now).start.date(), now.date(), found.shards_in).totals
+    totals = ports.usage.counters(subscription, it.period.start.date(), at.date(), found.shards_in).totals
     return any(
         each.hard and each.used * 100 >= each.limit * OPEN_DAY_PERCENT
-        for each in standings(it, offer, rules, totals, now)
+        for each in standings(it, offer, rules, totals, at)
     )

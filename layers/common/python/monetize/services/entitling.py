@@ -13,6 +13,7 @@ from monetize.domain.entitlements import (
     Offer,
     PublisherRules,
     Standing,
+    allowed_at,
     refusal,
     standings,
 )
@@ -161,9 +162,9 @@ def _one(
     ports: Ports,
     known: dict[tuple[str, bool], tuple[Standing, ...]],
 ) -> Decision:
-    it = holder.allowed
+    it = allowed_at(holder.subscription, now)
     offer = ports.facts.offer(it.publisher, it.tier, it.plan, it.version, now)
-    reason = refusal(holder, offer, rules, now, api)
+    reason = refusal(holder.key, it, offer, rules, now, api)
     if reason == "unknown_key":
         return UNKNOWN
     decision = Decision(
@@ -174,15 +175,15 @@ def _one(
         environment=holder.key.environment,
         throttle=offer.throttle,
     )
-    if reason or not (offer.limits or it.spend_cap is not None):
+    if reason or not (offer.limits or it.cap is not None):
         return decision
     sandbox = holder.key.environment == SANDBOX
     place = (it.id, sandbox)
     if place not in known:
-        counted = ports.usage.counters(it.id, it.period(now).start.date(), now.date(), it.shards_in, sandbox=sandbox)
+        counted = ports.usage.counters(it.id, it.period.start.date(), now.date(), it.shards_in, sandbox=sandbox)
         known[place] = tuple(standings(it, offer, rules, counted.totals, now))
-        if not sandbox and it.spend_cap is not None:
-            known[place] += _spending(it, it.spend_cap, rules, counted.totals, now, ports)
+        if not sandbox and it.cap is not None:
+            known[place] += _spending(it, it.cap, rules, counted.totals, now, ports)
         if not sandbox:
             tell_thresholds(it, known[place], rules, now, ports)
     stand = known[place]
@@ -210,7 +211,7 @@ def _spending(
     for (day, short), quantity in totals.items():
         if short in names and quantity > 0:
             usage.setdefault(names[short], {})[day] = quantity
-    period = it.period(now)
+    period = it.period
     spent = preview(terms, usage, period).subtotal
     return (Standing(meter=SPENDING, per="period", hard=True, limit=cap, used=spent, resets_at=period.end),)
 

@@ -11,9 +11,10 @@ import msgspec
 from monetize.adapters.dynamo import keys
 from monetize.adapters.dynamo.keys import Key
 from monetize.adapters.dynamo.table import Client
-from monetize.domain.entitlements import Allowed, Holder, Limit, Offer, PublisherRules, Throttle, TopUp
+from monetize.domain.entitlements import Holder, Limit, Offer, PublisherRules, Throttle
 from monetize.domain.keys import ApiKey, GatewayKey
 from monetize.domain.meters import Meter
+from monetize.domain.subscriptions import Subscription
 from monetize.domain.usage import Metered, Metering
 
 FACTS_SECONDS: Final = 30
@@ -24,27 +25,13 @@ _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class _Subscription(msgspec.Struct, gc=False):
-    """The part of a subscription's document that is needed here."""
+    """The part of a subscription's document that ingest needs."""
 
     id: str
     publisher: str
-    status: str
-    tier: str
-    product: str = ""
-    apis: tuple[str, ...] = ()
-    payment_state: str = "current"
-    past_due_since: datetime | None = None
-    suspend_at: datetime | None = None
-    block: str = "none"
-    plan: str | None = None
-    version: int | None = None
-    anchor_month: int = 1
-    anchor_day: int = 1
     activated_at: datetime | None = None
     ended_at: datetime | None = None
-    spend_cap: int | None = None
-    publisher_spend_cap: int | None = None
-    topups: tuple[TopUp, ...] = ()
+    cancel_at: datetime | None = None
     shards: tuple[tuple[str, int], ...] = ()
 
 
@@ -126,6 +113,7 @@ class Remembered[T]:
 
 
 _subscription = msgspec.json.Decoder(_Subscription)
+_holder = msgspec.json.Decoder(Subscription)
 _publisher = msgspec.json.Decoder(_Publisher)
 _tier = msgspec.json.Decoder(_Tier)
 _version = msgspec.json.Decoder(_Version)
@@ -231,17 +219,17 @@ class EntitlementFacts:
             if key is not None:
                 held[key.sha256] = key
         items = self._many([keys.subscription(each) for each in {key.subscription for key in held.values()}])
-        subscriptions = {it.id: it for it in (_subscription.decode(item["doc"]["S"]) for item in items.values())}
+        subscriptions = {it.id: it for it in (_holder.decode(item["doc"]["S"]) for item in items.values())}
         return {
-            sha: Holder(key=key, allowed=_allowed(subscriptions[key.subscription]))
+            sha: Holder(key=key, subscription=subscriptions[key.subscription])
             for sha, key in held.items()
             if key.subscription in subscriptions
         }
 
-    def allowed(self, subscription: str) -> Allowed | None:
+    def subscription(self, subscription: str) -> Subscription | None:
         """One subscription as it is now."""
         item = self._get(keys.subscription(subscription))
-        return None if item is None else _allowed(_subscription.decode(item["doc"]["S"]))
+        return None if item is None else _holder.decode(item["doc"]["S"])
 
     def rules(self, publisher: str, now: datetime) -> PublisherRules:
         """What a publisher decided about entitlements, and its meters' numbers."""
@@ -338,29 +326,6 @@ def _limits(terms: _Terms) -> Iterable[Limit]:
     for charge in terms.charges:
         if charge.meter is not None and charge.allowance is not None:
             yield Limit(meter=charge.meter, quantity=charge.allowance.quantity, per=charge.allowance.per, hard=False)
-
-
-def _allowed(it: _Subscription) -> Allowed:
-    return Allowed(
-        id=it.id,
-        publisher=it.publisher,
-        status=it.status,
-        tier=it.tier,
-        apis=(*it.apis, it.product),
-        payment_state=it.payment_state,
-        past_due_since=it.past_due_since,
-        suspend_at=it.suspend_at,
-        block=it.block,
-        plan=it.plan,
-        version=it.version,
-        anchor_month=it.anchor_month,
-        anchor_day=it.anchor_day,
-        activated_at=it.activated_at,
-        ended_at=it.ended_at,
-        topups=it.topups,
-        shards=it.shards,
-        spend_cap=min((cap for cap in (it.spend_cap, it.publisher_spend_cap) if cap is not None), default=None),
-    )
 
 
 def _decoded_key(item: Mapping[str, Any]) -> ApiKey | None:
