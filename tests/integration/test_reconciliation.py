@@ -1,6 +1,7 @@
 """What differs from Stripe is found, and repaired where it is ours; what agrees costs no write."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ from monetize.adapters.dynamo import keys
 from monetize.adapters.dynamo.table import delete
 from monetize.domain.drift import Report
 from monetize.domain.invoices import Bill, Invoice
-from monetize.domain.subscriptions import Span, Subscription, scheduled
+from monetize.domain.subscriptions import Span, Subscriber, Subscription, scheduled
 from monetize.services import reconciling
 from tests.integration.payment_fixtures import START, Shop, shop
 
@@ -164,6 +165,17 @@ def test_a_card_product_or_customer_changed_by_hand_is_noticed(shop: Shop) -> No
     silence(shop)
     assert "stale_link:repaired" in kinds(reconcile(shop))
     assert shop.subscriber().customers == ()
+
+
+def test_a_card_about_to_expire_is_told_of_once(shop: Shop) -> None:
+    customer = replace(shop.subscriber().customers[0], expires="2026-04")
+    shop.change(Subscriber, keys.subscriber("acme", "dev"), customers=(customer,))
+    shop.stripe.accounts[shop.account].payment_methods[shop.card]["card"].update(exp_month=4, exp_year=2026)
+    for _ in range(2):
+        assert reconcile(shop).clean
+        shop.settle()
+    told = [each.detail for each in shop.system.outbox() if each.detail["type"] == "payment_method.expiring"]
+    assert [each["data"]["expires"] for each in told] == ["2026-04"]
 
 
 def test_an_account_that_left_is_reported_and_nothing_of_ours_is_lost(shop: Shop) -> None:

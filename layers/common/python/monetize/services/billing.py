@@ -114,11 +114,9 @@ class Parked(Exception):
 def bill_subscription(sub: str, now: datetime, ports: Ports) -> Worked:
     """Everything due of one subscription: changes and ends that came due, then each billing date in order."""
     worked = Worked("not_due")
-    while True:
-        subscription = ports.store.subscription(sub)
-        publisher = ports.store.publisher(subscription.publisher) if subscription is not None else None
-        if subscription is None or publisher is None:
-            return worked
+    subscription = ports.store.subscription(sub)
+    publisher = ports.store.publisher(subscription.publisher) if subscription is not None else None
+    while subscription is not None and publisher is not None:
         if ports.held(publisher, now):
             return Worked("on_hold")
         at, grace = time_of(publisher, now), publisher.settings.grace_hours
@@ -129,6 +127,7 @@ def bill_subscription(sub: str, now: datetime, ports: Ports) -> Worked:
         if edge is None or bill_due_at(moved, edge, grace) > at:
             if moved == subscription or not ports.store.move(subscription, moved):
                 return worked
+            subscription = replace(moved, rev=subscription.rev + 1)
             worked = Worked("moved")
             continue
         bill = Bill(
@@ -142,11 +141,16 @@ def bill_subscription(sub: str, now: datetime, ports: Ports) -> Worked:
             next_at=now + LEASE,
             created_at=at,
         )
-        if not ports.store.claim(subscription, billed(moved, edge, grace), bill):
-            continue  # claimed, or changed, by somebody else: read again
-        worked = work(replace(bill, rev=1), now, ports)
+        after = billed(moved, edge, grace)
+        if not ports.store.claim(subscription, after, bill):
+            subscription = ports.store.subscription(sub)  # claimed, or changed, by somebody else
+            continue
+        # What was just written needs no reading: should it change meanwhile, the next claim is refused.
+        subscription = replace(after, rev=subscription.rev + 1)
+        worked = work(replace(bill, rev=1), now, ports, known=(subscription, publisher))
         if worked.again_in:
             return worked
+    return worked
 
 
 def continue_bill(bill_id: str, now: datetime, ports: Ports, *, placed: bool = False) -> Worked:
@@ -158,10 +162,17 @@ def continue_bill(bill_id: str, now: datetime, ports: Ports, *, placed: bool = F
     return work(bill, now, ports, placed=placed)
 
 
-def work(bill: Bill, now: datetime, ports: Ports, *, placed: bool = False) -> Worked:
-    """Take one bill from where it stands to sent, empty, held or parked."""
+def work(
+    bill: Bill,
+    now: datetime,
+    ports: Ports,
+    *,
+    placed: bool = False,
+    known: tuple[Subscription, Publisher] | None = None,
+) -> Worked:
+    """Take one bill from where it stands to sent, empty, held or parked. `known`: what was read or written just now."""
     try:
-        return _work(bill, now, ports, placed=placed)
+        return _work(bill, now, ports, known or _read(bill, ports), placed=placed)
     except PreconditionFailed:
         return Worked("elsewhere", bill.id)  # another worker moved it: it is theirs
     except Parked as parked:
@@ -188,11 +199,16 @@ def park(bill: Bill, code: str, ports: Ports) -> Worked:
     return Worked("parked", bill.id)
 
 
-def _work(bill: Bill, now: datetime, ports: Ports, *, placed: bool) -> Worked:
+def _read(bill: Bill, ports: Ports) -> tuple[Subscription, Publisher]:
     subscription = ports.store.subscription(bill.subscription)
     publisher = ports.store.publisher(bill.publisher)
     if subscription is None or publisher is None:
         raise Parked("subscription_missing")
+    return subscription, publisher
+
+
+def _work(bill: Bill, now: datetime, ports: Ports, known: tuple[Subscription, Publisher], *, placed: bool) -> Worked:
+    subscription, publisher = known
     if ports.held(publisher, now):
         return Worked("on_hold", bill.id)
     lines = ports.store.lines(bill.subscription, bill.edge) if bill.rev > 1 else None
@@ -270,7 +286,8 @@ def _collect(
         held = ports.invoices.finalize(wanted.account, held.id, bill.id)
     if held.status not in ("open", "paid"):
         raise Parked(f"invoice_{held.status}")
-    invoice = record(bill, held, now)
+    # A tenant with a clock of its own has its own part of the to-do list.
+    invoice = replace(record(bill, held, now), due_scope=publisher.id if publisher.sandbox else "")
     ports.store.record_invoice(invoice)
     sent = replace(bill, status=states.BILL.move(bill.status, "send"), sent_at=now, next_at=None)
     ports.store.save(sent)

@@ -308,7 +308,8 @@ def revenue(publisher: str, month: str, now: datetime, ports: Ports) -> Snapshot
 
 def carried(invoice: Invoice) -> bool:
     """Whether Stripe settled it by moving it to the customer's balance: an amount under the least charge."""
-    return invoice.status == "paid" and invoice.total > 0 and invoice.amount_paid == 0 and not invoice.out_of_band
+    unpaid = invoice.amount_paid == 0 and invoice.credited < invoice.total
+    return invoice.status == "paid" and invoice.total > 0 and unpaid and not invoice.out_of_band
 
 
 def count_revenue(
