@@ -2,6 +2,7 @@
 
 import random
 import time
+import zlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -16,6 +17,8 @@ from monetize.adapters.dynamo.keys import Key
 from monetize.domain.errors import Unavailable
 
 MAX_OPERATIONS = 100  # of one transaction (DynamoDB's limit)
+COMPRESSED = frozenset({"BillLines"})
+COMPRESSED_FROM = 4096  # characters: what is shorter stays legible in the console
 ATTEMPTS = 6
 FIRST_PAUSE = 0.025  # seconds, at most; doubled for each attempt
 
@@ -75,9 +78,22 @@ def document(entity: object) -> str:
 
 def read[T](kind: type[T], item: dict[str, Any]) -> T:
     """The entity an item holds, with the item's revision."""
-    entity: Any = _decoder(cast("Hashable", kind)).decode(item["doc"]["S"])
+    entity: Any = _decoder(cast("Hashable", kind)).decode(_text(item["doc"]))
     read_at: T = replace(entity, rev=int(item["rev"]["N"]))
     return read_at
+
+
+def _stored(entity: Any) -> dict[str, Any]:
+    """A document as an attribute. Long bill lines are compressed: ten thousand of them fit the 400 KB of an item."""
+    text = document(entity)
+    if len(text) < COMPRESSED_FROM or type(entity).__name__ not in COMPRESSED:
+        return {"S": text}
+    return {"B": zlib.compress(text.encode())}
+
+
+def _text(stored: dict[str, Any]) -> str | bytes:
+    text: str | bytes = stored["S"] if "S" in stored else zlib.decompress(bytes(stored["B"]))
+    return text
 
 
 def item_of(entity: Any, rev: int, expires_at: datetime | None = None) -> dict[str, Any]:
@@ -86,7 +102,7 @@ def item_of(entity: Any, rev: int, expires_at: datetime | None = None) -> dict[s
     item: dict[str, Any] = {
         "pk": {"S": key.pk},
         "sk": {"S": key.sk},
-        "doc": {"S": document(entity)},
+        "doc": _stored(entity),
         "rev": {"N": str(rev)},
     }
     for name in ("lookup", "due_pk", "due_sk"):
