@@ -202,6 +202,8 @@ def _finish(path: str, method: str, operation: Json, route: Route, examples: Seq
         del operation["parameters"]
     responses: Json = operation["responses"]
     responses.pop("422", None)
+    for response in responses.values():
+        _tell_tables(response)
     responses.get("204", {}).pop("content", None)
     for code in ("4XX", "5XX"):
         responses.setdefault(code, {"$ref": "#/components/responses/Problem"})
@@ -211,6 +213,16 @@ def _finish(path: str, method: str, operation: Json, route: Route, examples: Seq
     else:
         operation["security"] = [{"gatewayKey": []}] if path in GATEWAY_KEY_ROUTES else []
     _add_example(path, method, operation, examples)
+
+
+def _tell_tables(response: Json) -> None:
+    """An answer that is a document or a text is JSON or, where it was asked for, a table."""
+    content = response.get("content", {})
+    alternatives: list[Json] = content.get("application/json", {}).get("schema", {}).get("anyOf", [])
+    documents = [each for each in alternatives if each.get("type") != "string"]
+    if len(documents) == 1 and len(alternatives) == 2:
+        content["application/json"]["schema"] = documents[0]
+        content["text/csv"] = {"schema": {"type": "string"}}
 
 
 def _add_example(path: str, method: str, operation: Json, examples: Sequence[Request]) -> None:

@@ -146,10 +146,7 @@ def people() -> Any:
         "/usage/corrections",
         summary="Add or take away usage of a day",
         tags=["usage"],
-        responses={
-            201: {"description": "Written to the ledger"},
-            404: {"description": "No such subscription or meter"},
-        },
+        status_code=201,
     )
     def post_correction(
         body: usage_schemas.CorrectionRequest,

@@ -57,7 +57,7 @@ ANYONE = (SUBSCRIBER, *SELLERS)
 type Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
 type Cursor = Annotated[str | None, Query(max_length=800)]
 type Name = Annotated[str | None, Query(min_length=1, max_length=128)]
-type Month = Annotated[str | None, Query(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$", description="yyyy-mm; by default this")]
+type Month = Annotated[str | None, Query(pattern=r"^2[0-9]{3}-(0[1-9]|1[0-2])$", description="yyyy-mm, or this one")]
 type Format = Annotated[Literal["json", "csv"] | None, Query(description="Or by Accept: text/csv")]
 
 

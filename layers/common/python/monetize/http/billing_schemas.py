@@ -12,7 +12,7 @@ from monetize.http.schemas import Bool, Id, Instant, Int, RequestModel, Response
 from monetize.services.runs import WhatIf
 
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
-MonthText = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$")]
+MonthText = Annotated[str, StringConstraints(pattern=r"^2[0-9]{3}-(0[1-9]|1[0-2])$")]
 
 
 class RunRequest(RequestModel):

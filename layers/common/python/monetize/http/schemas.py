@@ -5,7 +5,16 @@ import binascii
 from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, Strict, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    Strict,
+    StringConstraints,
+)
 
 from monetize.domain.errors import Invalid
 
@@ -28,6 +37,14 @@ def _text(at: datetime) -> str:
     return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
+def _utc(at: datetime) -> datetime:
+    """The same instant in UTC, which is what everything inside counts in."""
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("no time of the calendar") from None
+
+
 Int = Annotated[int, Strict()]
 Bool = Annotated[bool, Strict()]
 Count = Annotated[int, Strict(), Field(ge=0, le=10**15 - 1)]
@@ -40,7 +57,7 @@ Id = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[
 DecimalText = Annotated[
     str, StringConstraints(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?$"), Field(description="An exact decimal")
 ]
-Instant = Annotated[AwareDatetime, PlainSerializer(_text, return_type=str)]
+Instant = Annotated[AwareDatetime, AfterValidator(_utc), PlainSerializer(_text, return_type=str)]
 
 
 def to_cursor(after: str | None) -> str | None:
