@@ -39,6 +39,8 @@ TELLING = {
     "record_usage": "record_usage_events_batch",
     "subscribe": "subscribe_get_applications",
 }
+# Switches on what the template makes only when asked, so that it is tried too.
+OPTIONAL = {"AccessLogGroup": "access-logs"}
 REPORT = re.compile(r"REPORT RequestId.*?Init Duration: ([\d.]+) ms\s+Duration: ([\d.]+) ms")
 
 
@@ -118,7 +120,7 @@ def read_run(code: int, printed: str, logged: str) -> Answered:
 def in_process(each: Sequence[Case], start: datetime) -> dict[str, Answered]:
     """Every case in order, by logical id. A function that this machine leaves out is left out."""
     answered = {}
-    with System(clock=Clock(start)) as system:
+    with System(clock=Clock(start), parameters=OPTIONAL) as system:
         for case in each:
             if case.event is None or case.logical_id not in system.functions.specs:
                 continue
@@ -167,7 +169,7 @@ def check(each: Sequence[Case], variables: Path) -> int:
     unwell = 0
     here = in_process(each, datetime.now(UTC))
     with (
-        System(clock=Clock(ticking=True), ports=Ports(), stripe_over_http=True).start() as system,
+        System(clock=Clock(ticking=True), ports=Ports(), stripe_over_http=True, parameters=OPTIONAL).start() as system,
         reachable((system.stripe_url, system.aws_url)) as host,
     ):
         variables.write_text(json.dumps(system.sam_environment(host)), "utf-8")

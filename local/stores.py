@@ -113,7 +113,7 @@ class MemoryS3:
             self.objects[Bucket, Key] = (data, str(extra.get("ContentType", "binary/octet-stream")))
         return {"ETag": f'"{len(data):032x}"', "ResponseMetadata": _METADATA}
 
-    def get_object(self, *, Bucket: str, Key: str) -> Answer:  # noqa: N803
+    def get_object(self, *, Bucket: str, Key: str, VersionId: str = "") -> Answer:  # noqa: N803, ARG002 # one is kept
         data, kind = self._object(Bucket, Key, "GetObject")
         return {"Body": BytesIO(data), "ContentLength": len(data), "ContentType": kind, "ResponseMetadata": _METADATA}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from local.clock import Clock
-from local.sam_check import EVENTS, cases, read_answer
+from local.sam_check import EVENTS, OPTIONAL, cases, read_answer
 from local.system import ROOT, System
 from local.template import load
 
@@ -26,7 +26,8 @@ def function_of(file: Path) -> str:
 
 @pytest.fixture(scope="module")
 def system() -> Iterator[System]:
-    with System(clock=Clock(START)) as made:
+    with System(clock=Clock(START), parameters={**OPTIONAL, "AccessLogBucket": "access-logs"}) as made:
+        made.s3.put_object(Bucket="access-logs", Key="weather/2026/11/17/10/log.gz", Body=b"")
         yield made
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from local import template as templates
 from local.stack import Stack
+from monetize.domain.outbox import READERS
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = templates.load(ROOT / "template.yaml")
@@ -87,6 +88,12 @@ def statements(name: str) -> list[dict[str, Any]]:
     for policy in ROLES[role]["Properties"]["Policies"]:
         found += [each["Fn::If"][1] if "Fn::If" in each else each for each in policy["PolicyDocument"]["Statement"]]
     return found
+
+
+def statements_as_written(name: str) -> list[dict[str, Any]]:
+    """The same with the conditions of the optional ones."""
+    role = ROLES[properties(name)["Role"]["Fn::GetAtt"][0]]
+    return [each for policy in role["Properties"]["Policies"] for each in policy["PolicyDocument"]["Statement"]]
 
 
 def actions(name: str) -> set[str]:
@@ -337,9 +344,10 @@ def test_no_star_where_something_narrower_works(name: str) -> None:
             # X-Ray knows no resources.
             assert {action.split(":")[0] for action in as_list(statement["Action"])} == {"xray"}
         else:
-            assert "*" not in json.dumps(statement["Resource"]).replace("/stream/*", "").replace(
-                "ExportsBucket.Arn}/*", ""
-            )
+            stated = json.dumps(statement["Resource"])
+            for whole in ("/stream/*", "ExportsBucket.Arn}/*", "${AccessLogBucket}/${AccessLogPrefix}*"):
+                stated = stated.replace(whole, "")
+            assert "*" not in stated
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -353,12 +361,15 @@ def test_no_policy_comes_near_its_limit(name: str) -> None:
 
 def test_nobody_scans_a_table_or_deletes_one() -> None:
     for name in NAMES:
-        assert not {
-            "dynamodb:Scan",
-            "dynamodb:DeleteTable",
-            "dynamodb:UpdateTable",
-            "dynamodb:BatchWriteItem",
-        } & actions(name)
+        assert not {"dynamodb:Scan", "dynamodb:DeleteTable", "dynamodb:UpdateTable"} & actions(name)
+
+
+def test_only_those_who_take_usage_write_without_a_condition() -> None:
+    """A batch write knows no conditions; the to-do list of days to compact needs none."""
+    assert {name for name in NAMES if "dynamodb:BatchWriteItem" in actions(name)} == {
+        "record_usage",
+        "import_access_logs",
+    }
 
 
 def readers(parameter: str) -> set[str]:
@@ -484,7 +495,7 @@ def test_a_message_stays_hidden_for_six_times_the_time_out_and_failures_are_sing
 def test_a_schedule_retries_little_and_its_failures_are_kept_on_both_sides() -> None:
     """The scheduler keeps what it could not hand over; Lambda keeps what the function failed at."""
     scheduled = [name for name in NAMES if events(name, "ScheduleV2")]
-    assert set(scheduled) == {"billing_run", "reconcile", "enable_monetization"}
+    assert set(scheduled) == {"billing_run", "reconcile", "enable_monetization", "record_usage"}
     for name in scheduled:
         for event in events(name, "ScheduleV2"):
             assert event["RetryPolicy"]["MaximumRetryAttempts"] <= 3
@@ -492,6 +503,7 @@ def test_a_schedule_retries_little_and_its_failures_are_kept_on_both_sides() -> 
             json.loads(event["Input"])
             # Unnamed, SAM calls it by its logical id, and a second stack of the account collides.
             assert "AWS::StackName" in names_in(event["Name"])
+    for name in [*scheduled, "import_access_logs"]:
         failed = properties(name)["EventInvokeConfig"]
         assert failed["MaximumRetryAttempts"] <= 2
         kept = failed["DestinationConfig"]["OnFailure"]["Destination"]["Fn::GetAtt"][0]
@@ -509,6 +521,71 @@ def test_the_outbox_reads_the_stream_from_the_start_and_keeps_what_it_could_not_
     assert stream["BisectBatchOnFunctionError"] is True
     assert 0 < stream["MaximumRetryAttempts"] < 100
     assert stream["DestinationConfig"]["OnFailure"]["Destination"]["Fn::GetAtt"][0] in dead_letters()
+
+
+def test_the_outbox_is_woken_for_everything_an_event_can_come_from_and_nothing_else() -> None:
+    (stream,) = events("publish_events", "DynamoDB")
+    (only,) = stream["FilterCriteria"]["Filters"]
+    pattern = json.loads(only["Pattern"])
+    wanted = {name if isinstance(name, str) else name["prefix"] for name in pattern["dynamodb"]["Keys"]["sk"]["S"]}
+    begins = {name["prefix"] for name in pattern["dynamodb"]["Keys"]["sk"]["S"] if isinstance(name, dict)}
+    assert wanted == set(READERS)
+    assert begins == {name for name in READERS if name.endswith("#")}
+    assert pattern["eventName"] == ["INSERT", "MODIFY"]
+
+
+def test_access_logs_are_an_option_that_leaves_nothing_behind_when_off() -> None:
+    off = Stack(TEMPLATE, {})
+    made = {logical_id for logical_id in RESOURCES if "AccessLog" in logical_id}
+    assert "ImportAccessLogsFunction" in made
+    for logical_id in made:
+        assert not off.condition(RESOURCES[logical_id]["Condition"]), logical_id
+        for other in set(names_in(RESOURCES[logical_id].get("Properties", {}))) & made:
+            assert IMPLIES[RESOURCES[logical_id]["Condition"]] >= {RESOURCES[other]["Condition"]}, logical_id
+
+
+IMPLIES = {
+    "HasAccessLogGroup": {"HasAccessLogGroup", "ImportsAccessLogs"},
+    "HasAccessLogBucket": {"HasAccessLogBucket", "ImportsAccessLogs"},
+    "ImportsAccessLogs": {"ImportsAccessLogs"},
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        ({}, set()),
+        ({"AccessLogGroup": "/acme/edge"}, {"AccessLogLines", "AccessLogGroupPermission"}),
+        (
+            {"AccessLogBucket": "acme-logs"},
+            {"AccessLogObjects", "AccessLogObjectsPermission", "AccessLogsDeadLettersPolicy"},
+        ),
+    ],
+)
+def test_each_source_of_access_logs_is_connected_by_itself(given: dict[str, str], made: set[str]) -> None:
+    stack = Stack(TEMPLATE, given)
+    sources = [each for each in RESOURCES.values() if str(each.get("Condition", "")).startswith("HasAccessLog")]
+    found = {name for name, each in RESOURCES.items() if each in sources and stack.condition(each["Condition"])}
+    assert found == made
+    assert stack.condition("ImportsAccessLogs") is bool(given)
+    may_read = [
+        each for each in stack.resolve(statements_as_written("import_access_logs")) if each["Sid"] == "AccessLogs"
+    ]
+    assert bool(may_read) is ("AccessLogBucket" in given)
+
+
+def test_only_named_gateways_may_call_the_authorizer_three_at_most() -> None:
+    permissions = ("HasGatewayApi", "HasSecondGatewayApi", "HasThirdGatewayApi")
+    for many in range(4):
+        named = [f"arn:aws:execute-api:eu-west-1:111122223333:api{number}/authorizers/*" for number in range(many)]
+        stack = Stack(TEMPLATE, {"GatewayApiArns": ",".join(named)})
+        may = [
+            stated["SourceArn"]
+            for logical_id, stated in stack.resources("AWS::Lambda::Permission")
+            if logical_id.endswith("GatewayAuthorizerPermission")
+        ]
+        assert may == named
+        assert [stack.condition(name) for name in permissions] == [number < many for number in range(3)]
 
 
 def test_pausing_stops_billing_and_nothing_else() -> None:
@@ -615,7 +692,8 @@ def test_an_idle_stack_costs_at_most_2_dollars_50_a_month() -> None:
     pollers = sum(len(events(name, "SQS")) for name in NAMES)
     table = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8").split("## What an idle stack costs")[1]
     prices = dict(re.findall(r"^\| \**([a-zA-Z]+).*?\| \**(\d+\.\d\d)\** \| [^|]+ \|$", table, re.MULTILINE))
-    assert prices["alarms"] == f"{0.10 * len(ALARMS):.2f}"
+    always = [alarm for alarm in ALARMS.values() if "Condition" not in alarm]
+    assert prices["alarms"] == f"{0.10 * len(always):.2f}"
     assert prices["SQS"] == f"{0.26 * pollers:.2f}"
     assert float(prices.pop("sum")) >= sum(map(float, prices.values())) - 0.001
     assert sum(map(float, prices.values())) <= 2.50
