@@ -6,9 +6,11 @@ from typing import Any
 
 from monetize import wiring
 from monetize.adapters.dynamo import keys
+from monetize.domain.invoices import Invoice
 from monetize.domain.stripe_events import Notice
 from monetize.domain.subscriptions import Subscription
 from monetize.services import payments
+from monetize.services.billing import invoice_id
 from tests.integration.payment_fixtures import Shop, shop
 
 __all__ = ["shop"]
@@ -74,6 +76,22 @@ def test_an_opening_bill_that_is_paid_begins_the_subscription(shop: Shop) -> Non
     shop.settle()
     assert shop.subscription().status == "active"
     assert shop.subscription().activated_at == shop.now
+
+
+def test_an_invoice_paid_before_its_worker_could_record_it_is_adopted(shop: Shop) -> None:
+    """The worker crashed after it finalized; somebody paid on the hosted page before anybody came back."""
+    bill = shop.draft()
+    assert bill.invoice is not None
+    shop.client.v1.invoices.finalize_invoice(bill.invoice, None, shop.options)
+    shop.settle()
+    assert shop.table.get(Invoice, keys.invoice(invoice_id(bill))) is None  # open: its worker is on the way
+    shop.stripe.pay_by_hand(shop.account, bill.invoice)
+    shop.settle()
+    made = shop.table.get(Invoice, keys.invoice(invoice_id(bill)))
+    assert made is not None
+    assert (made.status, made.amount, made.stripe_id) == ("paid", 4900, bill.invoice)
+    after = shop.bill(made)
+    assert (after.status, after.next_at, after.sent_at) == ("paid", None, shop.now)
 
 
 def test_a_reading_that_was_overtaken_is_read_again(shop: Shop) -> None:

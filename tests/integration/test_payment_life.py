@@ -404,6 +404,21 @@ def test_voiding_and_writing_off_need_something_open(shop: Shop) -> None:
     assert {entry[:2] for entry in shop.audited()} == {("ann", "invoice.write_off"), ("ann", "invoice.void")}
 
 
+def test_what_was_asked_for_here_is_audited_as_that_persons_even_if_the_event_is_first(shop: Shop) -> None:
+    made = shop.sent()
+    shop.settle()
+
+    def told_at_once(moment: str, request: Any) -> None:
+        if moment == "after" and request.path.endswith("/void"):
+            shop.stripe.on_call = None
+            shop.settle()
+
+    shop.stripe.on_call = told_at_once
+    done = asked(shop, made, "void")
+    assert (done.invoice.status, done.action.made) == ("void", "void")
+    assert [entry for entry in shop.audited() if "void" in entry[1]] == [("ann", "invoice.void", made.id)]
+
+
 def test_a_retry_on_request_charges_now_under_a_new_key(shop: Shop) -> None:
     shop.decline("stolen_card")
     made = shop.sent(charge=True)
