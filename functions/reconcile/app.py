@@ -77,7 +77,8 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     def left() -> bool:
         return context.get_remaining_time_in_millis() > RESERVE_MILLISECONDS
 
-    reports = reconciling.reconcile_all(wiring.clock().now(), left, wiring.reconciling())
+    resume = event["reconcile"] == "resume"
+    reports = reconciling.reconcile_all(wiring.clock().now(), left, wiring.reconciling(), resume_only=resume)
     for report in reports:
         _measure(report)
     return {"accounts": len(reports), "finished": not reports or reports[-1].after is None}

@@ -266,9 +266,10 @@ def context(milliseconds: int = 900_000) -> Any:
 def test_a_pass_that_runs_out_of_time_goes_on_where_it_stopped(shop: Shop) -> None:
     shop.sent(charge=True)
     silence(shop)
+    assert handler({"reconcile": "resume"}, context()) == {"accounts": 0, "finished": True}
     tired = handler({"reconcile": "daily"}, context(1_000))
     assert tired == {"accounts": 1, "finished": False}
-    rested = handler({"reconcile": "daily"}, context())
+    rested = handler({"reconcile": "resume"}, context())
     assert rested == {"accounts": 1, "finished": True}
     assert shop.table.get(Report, keys.reconciliation()) is None
     stored = shop.table.get(Report, keys.drift("acme"))

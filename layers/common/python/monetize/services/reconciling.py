@@ -105,9 +105,14 @@ class _Pass:
         self.report = added(self.report, found)
 
 
-def reconcile_all(now: datetime, left: Callable[[], bool], ports: Ports) -> list[Report]:
-    """Every connected account, or as many as time allows: then the next call goes on where this one stopped."""
+def reconcile_all(now: datetime, left: Callable[[], bool], ports: Ports, *, resume_only: bool = False) -> list[Report]:
+    """Every connected account, or as many as time allows: then the next call goes on where this one stopped.
+
+    `resume_only`: nothing at all, unless a pass ran out of time.
+    """
     waiting = ports.store.interrupted()
+    if waiting is None and resume_only:
+        return []
     after = ""
     done: list[Report] = []
     if waiting is not None:
