@@ -106,6 +106,10 @@ simulate-ci: ready ## the simulator's share of CI: every crash point of 50 seeds
 simulate-long: ready ## WORLDS=1000000 worlds, going on where REPORT=file stopped
 	@$(PYTHON) -m local.simulate long --worlds "$(or $(WORLDS),1000000)" $(if $(REPORT),--report "$(REPORT)")
 
+.PHONY: bench
+bench: ready ## every figure against its target, numbers into .local/bench.json; ARGS=--quick
+	@PYTHONPATH=layers/common/python $(PYTHON) -m local.bench $(ARGS)
+
 .PHONY: mutants
 mutants: ready ## plant faults in a copy of the code; every one must be noticed
 	@$(PYTHON) -m local.mutants $(if $(ONLY),--only "$(ONLY)")

@@ -14,6 +14,9 @@ from local.system import System
 from monetize import wiring
 from monetize.adapters.dynamo import keys
 from monetize.domain.catalog import Tier
+from monetize.domain.invoices import BillLines
+from monetize.domain.lines import Line
+from monetize.domain.periods import Period
 from monetize.domain.plans import Charge, Plan, PlanTerms
 from monetize.domain.runs import RunPart
 from monetize.domain.subscriptions import Subscriber
@@ -294,6 +297,18 @@ def test_a_foreign_bill_is_an_unknown_one(market: Market) -> None:
     for name in (bill, "nothing", f"{sub}.20200101T000000Z"):
         assert market.ask("GET", f"/bills/{name}", org="other").code == "unknown_bill"
         assert market.ask("POST", f"/bills/{name}/release", org="other").code == "unknown_bill"
+
+
+def test_a_bill_of_ten_thousand_lines_is_stored_and_read(market: Market) -> None:
+    period = Period(datetime(2026, 1, 1, tzinfo=UTC), FEBRUARY)
+    common: dict[str, Any] = {"kind": "flat", "name": "Fee", "currency": "usd", "period": period}
+    lines = tuple(Line(id=f"fee-{number}@x", rated=100, amount=100, **common) for number in range(10_000))
+    content = BillLines(subscription="sub_x", edge=FEBRUARY, lines=lines, subtotal=1_000_000)
+    table = wiring.billing_table()
+    table.freeze(content)
+    assert table.lines("sub_x", FEBRUARY).lines == lines
+    assert [line.amount for line in content.invoice_lines()][-1] == 9751 * 100
+    assert len(content.invoice_lines()) == 250
 
 
 # --- a sandbox's own clock ---
