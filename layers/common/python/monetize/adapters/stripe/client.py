@@ -3,6 +3,7 @@
 Facts of stripe-python 16: it retries nothing unless told, ignores `Retry-After`, and waits 80 seconds by default.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,8 @@ CONNECT_SECONDS = 2
 READ_SECONDS = 20
 
 stripe.enable_telemetry = False  # it would write a file into the home folder
+# At INFO, where Lambda's JSON logs begin, the SDK repeats what Stripe said: OAuth codes and mail addresses included.
+logging.getLogger("stripe").setLevel(logging.WARNING)
 
 
 def build(key: str, *, api_base: str = "", connect_base: str = "", http_client: Any = None) -> stripe.StripeClient:
