@@ -109,6 +109,21 @@ def test_a_draft_made_twice_is_deleted_and_the_one_on_its_way_is_left(shop: Shop
     assert held[bill.invoice]["status"] == "draft"
 
 
+def test_what_the_publisher_made_for_the_same_customer_is_never_touched(shop: Shop) -> None:
+    line: Any = {"amount": 700, "description": "consulting"}
+    own = []
+    for _ in range(2):
+        made = shop.client.v1.invoices.create({"customer": shop.customer, "currency": "usd"}, shop.options)
+        shop.client.v1.invoices.add_lines(made.id, {"lines": [line]}, shop.options)
+        own.append(made.id)
+    shop.client.v1.invoices.finalize_invoice(own[0], None, shop.options)
+    silence(shop)
+    shop.system.clock.move_to(shop.now + 2 * HOUR)
+    assert reconcile(shop).clean
+    held = shop.stripe.accounts[shop.account].invoices
+    assert [held[each]["status"] for each in own] == ["open", "draft"]
+
+
 def test_a_second_invoice_for_one_bill_is_money_and_waits_for_a_person(shop: Shop) -> None:
     made = shop.sent()
     twin = shop.client.v1.invoices.create(

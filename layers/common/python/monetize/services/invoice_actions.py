@@ -65,11 +65,11 @@ def credit_correction(invoice_id: str, amount: int, key: str, now: datetime, por
     `amount` positive, minor units. `key` names the correction: the same one is credited once. What is answered less
     than `amount` belongs to the next bill.
     """
-    around = bring_up(around_of(invoice_id, now, ports), now, ports)
-    name = _name(around.invoice, "billing", "credit", key)
-    before = ports.store.action(invoice_id, name)
+    around = around_of(invoice_id, now, ports)
+    before = ports.store.action(invoice_id, _name(around.invoice, "billing", "credit", key))
     if before is not None and before.done_at is not None:
         return before.amount
+    around = bring_up(around, now, ports)
     to = _target(around.invoice, "")
     part = before.amount if before is not None else min(amount, _creditable(around.invoice, to))
     if part <= 0:
