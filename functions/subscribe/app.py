@@ -345,7 +345,7 @@ def _metered(subscription: Subscription) -> Metered:
         id=subscription.id,
         publisher=subscription.publisher,
         first_day=first,
-        ended_at=subscription.ended_at,
+        ended_at=subscription.end,
         shards=subscription.shards,
     )
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from monetize.domain.periods import Period
 from monetize.domain.subscriptions import (
+    WRITTEN,
     Change,
     Subscription,
     advance_period,
@@ -111,9 +112,15 @@ def test_an_exact_cancellation_is_billed_when_its_day_and_the_grace_are_over() -
     gone = replace(billed(paying(), START, 0), status="ended", ended_at=day(2, 10, 15))
     gone = billed(scheduled(gone, 0), day(2, 1), 0)
     assert gone.next_edge == day(2, 10, 15)
-    assert bill_due_at(gone, day(2, 10, 15), 0) == day(2, 11)
-    assert bill_due_at(gone, day(2, 10, 15), 24) == day(2, 11, 15)
+    assert bill_due_at(gone, day(2, 10, 15), 0) == day(2, 11) + WRITTEN
+    assert bill_due_at(gone, day(2, 10, 15), 24) == day(2, 11, 15) + WRITTEN
     assert billed(gone, day(2, 10, 15), 0).next_edge is None
+
+
+def test_a_last_bill_with_nothing_metered_still_waits_for_late_usage() -> None:
+    paused = billed(billed(paused_from(billed(paying(), START, 24), day(2, 11)), day(2, 1), 24), day(2, 11), 24)
+    gone = scheduled(replace(paused, status="ended", ended_at=day(2, 20, 9)), 24)
+    assert (gone.next_edge, gone.due_at) == (day(2, 20, 9), day(2, 21, 9) + WRITTEN)
 
 
 def test_a_cancellation_in_the_trial_is_never_billed() -> None:

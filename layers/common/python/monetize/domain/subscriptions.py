@@ -26,6 +26,7 @@ PAID: Final = "paid"
 PAUSED: Final = "paused"
 
 MOST_HISTORY: Final = 50
+WRITTEN: Final = timedelta(minutes=5)  # longer than ingest takes from its decision to its write, clocks apart included
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -358,13 +359,21 @@ def advance_period(subscription: Subscription, edge: datetime) -> Period | None:
 def bill_due_at(subscription: Subscription, edge: datetime, grace_hours: int) -> datetime:
     """When the bill at `edge` may be made: at once when nothing metered is in it, else after the grace.
 
-    The day on which an exact cancellation falls is over first: its usage is still on the way.
+    The last one also takes what came late for periods before it, so it waits until no usage is accepted any more and
+    what was accepted is written.
     """
+    if subscription.end is not None and edge >= subscription.end:
+        return usage_closes_at(subscription.end, grace_hours) + WRITTEN
     arrears = arrears_period(subscription, edge)
     metered = arrears is not None and any(
         segment.span.paid for segment in segments(subscription, arrears.start, arrears.end)
     )
-    return max(edge + timedelta(hours=grace_hours), end_of_day(edge)) if metered else edge
+    return edge + timedelta(hours=grace_hours) if metered else edge
+
+
+def usage_closes_at(end: datetime, grace_hours: int) -> datetime:
+    """When no usage of a subscription that ended then is accepted any more: after the grace, and after its last day."""
+    return max(end + timedelta(hours=grace_hours), end_of_day(end))
 
 
 def due_at(subscription: Subscription, grace_hours: int) -> datetime | None:

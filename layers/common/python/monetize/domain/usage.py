@@ -14,6 +14,7 @@ from sys import byteorder
 from typing import Final, Protocol
 
 from monetize.domain.meters import Meter
+from monetize.domain.subscriptions import usage_closes_at
 
 ID_BYTES: Final = 12  # 96 bits: a collision among 10^9 events has a chance of 10^-11
 BATCH_ID_BYTES: Final = 16
@@ -106,7 +107,10 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metered:
-    """What must be known of a subscription to take its events. `first_day` None: not active yet."""
+    """What must be known of a subscription to take its events. `first_day` None: not active yet.
+
+    `ended_at` is its end, also one that is still to come.
+    """
 
     id: str
     publisher: str
@@ -117,6 +121,10 @@ class Metered:
     def shards_in(self, month: str) -> int:
         """Partitions its usage is spread over in a month `yyyy-mm`."""
         return next((count for when, count in self.shards if when == month), 1)
+
+    def closed(self, at: datetime, grace_hours: int) -> bool:
+        """Whether its last bill may have been made: what would come now could not be billed any more."""
+        return self.ended_at is not None and at >= usage_closes_at(self.ended_at, grace_hours)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from monetize.domain.audit import AuditEntry
 from monetize.domain.entitlements import Offer, PublisherRules, allowed_at, standings
-from monetize.domain.errors import Invalid, NotFound
+from monetize.domain.errors import Conflict, Invalid, NotFound
 from monetize.domain.meters import MAX_QUANTITY
 from monetize.domain.subscriptions import Subscription
 from monetize.domain.usage import (
@@ -252,7 +252,8 @@ def correct(order: CorrectionOrder, now: datetime, ports: Ports) -> tuple[Correc
     """A new entry in the ledger, never a rewrite: `counted` in an open day, `late` (for the next bill) in a sealed one.
 
     NotFound for a foreign subscription or meter; Invalid `idempotency_key_reused`, `bad_quantity`, `bad_day`,
-    `below_zero`. The same order again answers the same.
+    `below_zero`; Conflict `subscription_ended` when no bill comes that could take it. The same order again answers the
+    same.
     """
     found = ports.facts.subscriptions([order.subscription], now).get(order.subscription)
     if found is None or found.publisher != order.publisher:
@@ -277,6 +278,8 @@ def correct(order: CorrectionOrder, now: datetime, ports: Ports) -> tuple[Correc
         order.author,
         now,
     )
+    if found.closed(now + metering.clock_offset, metering.grace_hours) and not _stored(found, correction, ports):
+        raise Conflict("subscription_ended", "Its last bill is made. What it owes or is owed is changed at an invoice.")
     if order.quantity < 0 and _counted(found, order.day, short, correction.id, ports) + order.quantity < 0:
         raise Invalid("below_zero", "There is not so much on that day to take away.")
     audit = AuditEntry(
@@ -295,6 +298,14 @@ def correct(order: CorrectionOrder, now: datetime, ports: Ports) -> tuple[Correc
         },
     )
     return correction, ports.usage.correct(order.subscription, correction, audit)
+
+
+def _stored(found: Metered, correction: Correction, ports: Ports) -> bool:
+    """Whether this very correction was written before."""
+    day = correction.day
+    return any(each.id == correction.id for each in ports.usage.corrections(found.id, day, day)) or any(
+        each.ref.endswith(correction.id) for each in ports.usage.late_entries(found.id, day, day)
+    )
 
 
 def _counted(found: Metered, day: date, short: int, correction: str, ports: Ports) -> int:

@@ -430,7 +430,7 @@ def _window(found: Metered | None, metering: Metering, at: datetime) -> _Window:
         return _Window(None, code="unknown_subject")
     if found.first_day is None:
         return _Window(found, code="subscription_not_active")
-    if found.ended_at is not None and at >= found.ended_at + timedelta(hours=metering.grace_hours):
+    if found.closed(at, metering.grace_hours):
         return _Window(found, code="subscription_ended")
     oldest = (at - timedelta(days=metering.late_window_days)).date()
     return _Window(found, max(found.first_day, oldest).toordinal(), found.ended_at)

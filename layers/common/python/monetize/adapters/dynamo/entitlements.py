@@ -152,7 +152,7 @@ class EntitlementFacts:
     # ---- ingest ----
 
     def subscriptions(self, ids: Iterable[str], now: datetime) -> Mapping[str, Metered | None]:
-        """Subscriptions by id. Only active ones are remembered: one that just began must not wait to be seen."""
+        """Subscriptions by id. Only those that began are remembered: one that just did must not wait to be seen."""
         found: dict[str, Metered | None] = {}
         missing: list[str] = []
         for identity in ids:
@@ -166,11 +166,11 @@ class EntitlementFacts:
                 id=it.id,
                 publisher=it.publisher,
                 first_day=it.activated_at.date() if it.activated_at else None,
-                ended_at=it.ended_at,
+                ended_at=it.ended_at or it.cancel_at,
                 shards=it.shards,
             )
             found[it.id] = metered
-            if metered.first_day is not None and metered.ended_at is None:
+            if metered.first_day is not None:
                 self._metered.put(it.id, metered, now)
         return found
 
