@@ -182,7 +182,8 @@ def test_settings_are_edited_only_as_they_were_read(system: System) -> None:
 
 
 def test_unknown_fields_and_wrong_types_are_refused(system: System) -> None:
-    for body in ({"return_to": "/monetization", "x": 1}, {"return_to": 7}, [], "text"):
+    bodies: list[Any] = [{"return_to": "/monetization", "x": 1}, {"return_to": 7}, [], "text"]
+    for body in bodies:
         status, headers, answer = call(system, "POST", "/monetization/connect", body)
         assert status in (400, 422), body
         assert headers["content-type"] == "application/problem+json"

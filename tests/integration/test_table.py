@@ -28,7 +28,7 @@ class Conflicts:
         self.times = times
         self.code = code
 
-    def __call__(self, operation: str, request: Mapping[str, Any]) -> Fault | None:
+    def __call__(self, operation: str, _request: Mapping[str, Any]) -> Fault | None:
         if operation not in ("TransactWriteItems", "PutItem") or not self.times:
             return None
         self.times -= 1
