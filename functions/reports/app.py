@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from monetize import wiring
 from monetize.domain.errors import Invalid, NotFound
+from monetize.domain.reports import Links
 from monetize.http import payment_routes, resolver
 from monetize.http.caller import OPERATOR, PUBLISHER_ADMIN, PUBLISHER_VIEWER, SUBSCRIBER, Caller
 from monetize.http.reports_schemas import (
@@ -168,7 +169,7 @@ def get_invoice(invoice: str, links: bool = True) -> Response[WholeInvoiceRespon
     caller, ports = resolver.who(app, *ANYONE), wiring.reporting()
     found = reporting.visible(invoice, caller.organization, ports.store, everything=_operates(caller))
     explained = explaining.explain(found, wiring.report_table())
-    known = reporting.links(found, ports) if links else reporting.Links(available=False)
+    known = reporting.links(found, ports) if links else Links(available=False)
     publishers = _operates(caller) or caller.organization == found.publisher
     return resolver.reply(WholeInvoiceResponse.whole(explained, known, publishers=publishers), rev=found.rev)
 

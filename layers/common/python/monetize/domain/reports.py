@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Final
+
+from monetize.domain.money import divide_half_up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,3 +38,43 @@ class Snapshot:
             *key, measure = name.split("|")
             found.setdefault(tuple(key), {})[measure] = value
         return sorted(found.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """Stripe's own pages of an invoice: for the caller's eyes, never stored, never logged."""
+
+    hosted: str = ""
+    pdf: str = ""
+    available: bool = True
+
+
+def a_month(yearly: int) -> int:
+    """A twelfth of what is committed for a year, rounded half-up."""
+    return divide_half_up(yearly, 12)
+
+
+def percent(part: int, whole: int) -> str | None:
+    """`part` of `whole` in percent, two decimals; None of nothing."""
+    if whole == 0:
+        return None
+    return str((Decimal(part) * 100 / Decimal(whole)).quantize(Decimal("0.01"), ROUND_HALF_UP))
+
+
+AGES: Final = ("not_due", "1-30", "31-60", "61-90", "over_90")
+
+
+def age_bucket(days_overdue: int) -> str:
+    """Which of the usual buckets."""
+    if days_overdue <= 0:
+        return "not_due"
+    return next((AGES[at] for at, limit in ((1, 30), (2, 60), (3, 90)) if days_overdue <= limit), AGES[4])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Top:
+    """A meter's largest consumers."""
+
+    meter: str
+    total: int
+    subscribers: tuple[tuple[str, int], ...] = field(default_factory=tuple)

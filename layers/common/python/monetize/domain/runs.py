@@ -138,6 +138,19 @@ class Hold:
     since: datetime
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WhatIf:
+    """One subscription's month by its own version and by another. `usage` is (meter, units)."""
+
+    subscription: str
+    subscriber: str
+    currency: str
+    version: int
+    now: int
+    then: int
+    usage: tuple[tuple[str, int], ...]
+
+
 def rank_of(amount: int, last: int | None, outcome: str, exponent: int) -> int:
     """How far up the list: what failed or would be held first, then the largest change of money.
 

@@ -6,10 +6,9 @@ from pydantic import Field, StringConstraints
 
 from monetize.domain.invoices import Bill, BillLines
 from monetize.domain.publishers import Publisher
-from monetize.domain.runs import Outlier, Progress, PublisherTotals, Run, RunResult
+from monetize.domain.runs import Outlier, Progress, PublisherTotals, Run, RunResult, WhatIf
 from monetize.http.reports_schemas import LineResponse, Money
 from monetize.http.schemas import Bool, Id, Instant, Int, RequestModel, ResponseModel
-from monetize.services.runs import WhatIf
 
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 MonthText = Annotated[str, StringConstraints(pattern=r"^2[0-9]{3}-(0[1-9]|1[0-2])$")]

@@ -6,13 +6,11 @@ from typing import Annotated, Self
 from pydantic import Field
 
 from monetize.domain.audit import AuditEntry
+from monetize.domain.explained import EventAnswer, Explained, rated_days
 from monetize.domain.invoices import Invoice
 from monetize.domain.lines import Line
-from monetize.domain.reports import Snapshot
+from monetize.domain.reports import AGES, Links, Snapshot, Top, a_month, percent
 from monetize.http.schemas import Instant, ResponseModel
-from monetize.services import explaining, reporting
-from monetize.services.explaining import EventAnswer, Explained
-from monetize.services.reporting import Links, Top
 
 Money = Annotated[int, Field(description="Minor units of the currency")]
 
@@ -196,7 +194,7 @@ class ExplainedLineResponse(LineResponse):
                 charged=above[day].charged if day in above else (0 if line.allowance_per == "day" else None),
                 packages=above[day].packages if day in above else None,
             )
-            for day, quantity in explaining.rated_days(explained, line)
+            for day, quantity in rated_days(explained, line)
         ]
         return cls.model_validate(LineResponse.of(line).model_dump() | {"days": days})
 
@@ -350,10 +348,10 @@ class MrrResponse(ReportResponse):
                     version=int(version),
                     currency=currency,
                     subscriptions=counted["subscriptions"],
-                    mrr=reporting.a_month(counted["yearly"]),
+                    mrr=a_month(counted["yearly"]),
                 )
             )
-        totals = {currency: reporting.a_month(amount) for currency, amount in yearly.items()}
+        totals = {currency: a_month(amount) for currency, amount in yearly.items()}
         return cls(**_head(snapshot), month=month, totals=totals, rows=rows)
 
 
@@ -394,13 +392,13 @@ class ChurnResponse(ReportResponse):
                     won=get("won", 0),
                     lost=get("lost", 0),
                     at_end=get("at_end", 0),
-                    churn_percent=reporting.percent(get("lost", 0), get("at_start", 0)),
-                    mrr_at_start=reporting.a_month(get("yearly_at_start", 0)),
-                    mrr_won=reporting.a_month(get("yearly_won", 0)),
-                    mrr_gained=reporting.a_month(get("yearly_gained", 0)),
-                    mrr_reduced=reporting.a_month(get("yearly_reduced", 0)),
-                    mrr_lost=reporting.a_month(get("yearly_lost", 0)),
-                    mrr_churn_percent=reporting.percent(get("yearly_lost", 0), get("yearly_at_start", 0)),
+                    churn_percent=percent(get("lost", 0), get("at_start", 0)),
+                    mrr_at_start=a_month(get("yearly_at_start", 0)),
+                    mrr_won=a_month(get("yearly_won", 0)),
+                    mrr_gained=a_month(get("yearly_gained", 0)),
+                    mrr_reduced=a_month(get("yearly_reduced", 0)),
+                    mrr_lost=a_month(get("yearly_lost", 0)),
+                    mrr_churn_percent=percent(get("yearly_lost", 0), get("yearly_at_start", 0)),
                 )
             )
         reasons = {reason: counted["lost"] for (reason,), counted in snapshot.rows("reason")}
@@ -468,7 +466,7 @@ class AgingResponse(ReportResponse):
     @classmethod
     def of(cls, snapshot: Snapshot) -> Self:
         """From the domain, youngest first."""
-        order = {age: at for at, age in enumerate(reporting.AGES)}
+        order = {age: at for at, age in enumerate(AGES)}
         rows = [
             AgingRow(age=age, currency=currency, invoices=counted["invoices"], outstanding=counted["outstanding"])
             for (age, currency), counted in snapshot.rows("age")

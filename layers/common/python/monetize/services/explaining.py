@@ -1,11 +1,11 @@
 """Why an invoice says what it says: line → price step → day → ledger batches → event ids; and where one event went."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from typing import Final, Protocol
 
 from monetize.domain.errors import Invalid, NotFound
+from monetize.domain.explained import Event, EventAnswer, Explained, LedgerBatch, Place, days_of
 from monetize.domain.invoices import BillLines, Invoice
 from monetize.domain.lines import Line
 from monetize.domain.meters import Meter
@@ -14,7 +14,6 @@ from monetize.domain.usage import ID_BYTES, Entry, LateEntry, event_id
 
 MOST_BATCHES: Final = 1_000
 MOST_EVENTS: Final = 5_000
-_INSTANT: Final = timedelta(microseconds=1)
 
 
 class Store(Protocol):
@@ -35,58 +34,6 @@ class Usage(Protocol):
     def late_entries(self, subscription: str, first: date, last: date) -> tuple[LateEntry, ...]: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerBatch:
-    """One ledger entry as far as a line counts it. `quantity` is of the line's meter, before events seen twice are
-    taken out. `taken`: late entries only, by this bill."""
-
-    batch: str
-    day: date
-    shard: int
-    late: bool
-    events: int
-    quantity: int
-    taken: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """One event by the digest of its (source, id): 96 bits, hexadecimal."""
-
-    digest: str
-    quantity: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where an event stands in the ledger. Only the first place counts: `counted`."""
-
-    batch: str
-    day: date
-    late: bool
-    counted: bool
-    quantities: tuple[tuple[str, int], ...]  # (meter, quantity)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EventAnswer:
-    """Whether one event is in this invoice. `why`: billed, not_received, late_for_another_bill, counts_nothing."""
-
-    digest: str
-    billed: bool
-    why: str
-    lines: tuple[str, ...] = ()
-    places: tuple[Place, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Explained:
-    """An invoice with its frozen lines."""
-
-    invoice: Invoice
-    content: BillLines
-
-
 def explain(invoice: Invoice, store: Store) -> Explained:
     """The invoice with the lines it was rated to. NotFound `lines_missing`."""
     content = store.lines(invoice.subscription, invoice.edge)
@@ -101,19 +48,6 @@ def line_of(explained: Explained, line: str) -> Line:
         if each.id == line:
             return each
     raise NotFound("unknown_line", "The invoice has no such line.")
-
-
-def days_of(line: Line) -> tuple[date, date]:
-    """First and last UTC day of a line's usage."""
-    return line.period.start.date(), (line.period.end - _INSTANT).date()
-
-
-def rated_days(explained: Explained, line: Line) -> tuple[tuple[date, int], ...]:
-    """What the line's meter counted on each day, as it was rated."""
-    first, last = days_of(line)
-    return tuple(
-        (day, used) for meter, day, used in explained.content.usage if meter == line.meter and first <= day <= last
-    )
 
 
 def batches(explained: Explained, line: str, day: date | None, store: Store, usage: Usage) -> tuple[LedgerBatch, ...]:

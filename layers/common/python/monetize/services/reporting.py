@@ -6,9 +6,8 @@ report itself is written: no counter that the billing run would have to keep.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from decimal import ROUND_HALF_UP, Decimal
 from typing import Final, Protocol
 
 from monetize.domain.audit import AuditEntry
@@ -16,11 +15,10 @@ from monetize.domain.collecting import HeldInvoice
 from monetize.domain.errors import AccountUnreachable, Invalid, NotFound, ProviderBusy, ProviderRefused
 from monetize.domain.invoices import Bill, BillLines, Invoice
 from monetize.domain.meters import Meter
-from monetize.domain.money import divide_half_up
 from monetize.domain.periods import midnight
 from monetize.domain.plans import PlanTerms, PlanVersion
 from monetize.domain.publishers import Publisher
-from monetize.domain.reports import Snapshot
+from monetize.domain.reports import Links, Snapshot, Top, age_bucket
 from monetize.domain.subscriptions import Subscription, in_force
 from monetize.domain.usage import Counters, last_day
 from monetize.services.billing import invoice_id
@@ -205,15 +203,6 @@ def visible(inv: str, organization: str, store: Store, *, everything: bool = Fal
     if found is None or not (everything or organization in (found.publisher, found.subscriber)):
         raise NotFound("unknown_invoice", "There is no such invoice.")
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class Links:
-    """Stripe's own pages of an invoice: for the caller's eyes, never stored, never logged."""
-
-    hosted: str = ""
-    pdf: str = ""
-    available: bool = True
 
 
 def links(invoice: Invoice, ports: Ports) -> Links:
@@ -434,18 +423,6 @@ def committed(terms: PlanTerms | None) -> int:
     return 12 * max(monthly, terms.minimum or 0) + yearly
 
 
-def a_month(yearly: int) -> int:
-    """A twelfth of what is committed for a year, rounded half-up."""
-    return divide_half_up(yearly, 12)
-
-
-def percent(part: int, whole: int) -> str | None:
-    """`part` of `whole` in percent, two decimals; None of nothing."""
-    if whole == 0:
-        return None
-    return str((Decimal(part) * 100 / Decimal(whole)).quantize(Decimal("0.01"), ROUND_HALF_UP))
-
-
 def usage(publisher: str, month: str, now: datetime, ports: Ports) -> Snapshot:
     """Units by meter and day, and by subscriber. Beyond 2,000 subscribers the ones with the least are let go."""
     store = ports.store
@@ -503,29 +480,10 @@ def aging(publisher: str, now: datetime, ports: Ports) -> Snapshot:
     return progress(publisher, "aging", at, Step(page, count), now, store)
 
 
-AGES: Final = ("not_due", "1-30", "31-60", "61-90", "over_90")
-
-
-def age_bucket(days_overdue: int) -> str:
-    """Which of the usual buckets."""
-    if days_overdue <= 0:
-        return "not_due"
-    return next((AGES[at] for at, limit in ((1, 30), (2, 60), (3, 90)) if days_overdue <= limit), AGES[4])
-
-
 def last_months(now: datetime, count: int) -> list[str]:
     """This month and those before it, oldest first."""
     index = now.year * 12 + now.month - 1
     return [f"{at // 12:04d}-{at % 12 + 1:02d}" for at in range(index - count + 1, index + 1)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Top:
-    """A meter's largest consumers."""
-
-    meter: str
-    total: int
-    subscribers: tuple[tuple[str, int], ...] = field(default_factory=tuple)
 
 
 def top_subscribers(snapshot: Snapshot, count: int) -> tuple[Top, ...]:

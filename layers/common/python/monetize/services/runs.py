@@ -29,6 +29,7 @@ from monetize.domain.runs import (
     Run,
     RunPart,
     RunResult,
+    WhatIf,
     add,
     foremost,
     rank_of,
@@ -635,19 +636,6 @@ def scope_messages(ports: Ports) -> list[tuple[Mapping[str, object], str]]:
 
 
 # ---- what if ----
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WhatIf:
-    """One subscription's month by its own version and by another. `usage` is (meter, units)."""
-
-    subscription: str
-    subscriber: str
-    currency: str
-    version: int
-    now: int
-    then: int
-    usage: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
