@@ -617,7 +617,7 @@ def plot(found: Calendar, path: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(8, 5))
     axes.loglog([size for size, _ in found.finished], [at / 60 for _, at in found.finished], ".", markersize=4)
-    sizes = [1, max(size for size, _ in found.finished)]
+    sizes = [found.finished[0][0], found.finished[-1][0]]
     axes.loglog(sizes, [size / INVOICES_A_SECOND / 60 for size in sizes], "--", linewidth=1)
     axes.set_xlabel("subscriptions of the publisher")
     axes.set_ylabel("minutes until its last bill is sent")
