@@ -76,7 +76,7 @@ build: ready-sam ## sam build, the layers' bytecode included
 # In a folder of its own: what is deployed must never hold wheels for this machine by mistake.
 .PHONY: build-local
 build-local: ready-sam ## sam build for sam local, for this machine's processor
-	$(call sam-build,.aws-sam/local,--parameter-overrides Architecture=$(ARCHITECTURE))
+	$(call sam-build,.aws-sam/local,--parameter-overrides Architecture=$(ARCHITECTURE) AccessLogGroup=access-logs)
 
 .PHONY: sam-check
 sam-check: ready build-local ## every function under sam local invoke, in a container; needs Docker (docs/sam-local.md)

@@ -39,7 +39,7 @@ TELLING = {
     "record_usage": "record_usage_events_batch",
     "subscribe": "subscribe_get_applications",
 }
-# Switches on what the template makes only when asked, so that it is tried too.
+# Switches on what the template makes only when asked, so that it is tried too; samconfig.toml does so for SAM.
 OPTIONAL = {"AccessLogGroup": "access-logs"}
 REPORT = re.compile(r"REPORT RequestId.*?Init Duration: ([\d.]+) ms\s+Duration: ([\d.]+) ms")
 

@@ -399,4 +399,6 @@ class System:
         if not self._real_stripe:
             shared |= {"STRIPE_API_BASE": self.stripe_url, "STRIPE_CONNECT_BASE": self.stripe_url}
         there = {name: url.replace(f"//{LOOPBACK}:", f"//{host}:") for name, url in shared.items()}
-        return {spec.logical_id: {**spec.environment, **there} for spec in self.functions.specs.values()}
+        own = {spec.logical_id: {**spec.environment, **there} for spec in self.functions.specs.values()}
+        # What SAM calls Parameters is for functions that are not listed: those this system was not asked for.
+        return {"Parameters": there, **own}
