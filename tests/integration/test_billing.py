@@ -1,7 +1,7 @@
 """Billing through the local system: once, to the cent, and whatever is in the way."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -133,8 +133,6 @@ def test_a_bill_that_differs_at_stripe_is_parked_and_never_finalized(
 
     def one_cent_more(self: Any, wanted: Any, invoice: str, lines: Any, tax: str) -> Any:
         held = honest(self, wanted, invoice, lines, tax)
-        from dataclasses import replace
-
         return replace(held, subtotal=held.subtotal + 1)
 
     monkeypatch.setattr(type(ports.invoices), "add_lines", one_cent_more)
@@ -208,3 +206,29 @@ def test_a_cancellation_is_followed_by_the_last_bill_and_no_other(shop: Shop) ->
     shop.world.run_until(MARCH + GRACE)
     assert [bill.last for bill in shop.bills()] == [False, True]
     assert shop.invoices()[-1]["total"] == 25 * 5  # 21 calls above ten: no fee for a month that does not come
+
+
+def test_a_bill_goes_on_although_the_one_before_is_parked_with_its_lines(shop: Shop) -> None:
+    shop.system.emulator.restrict(shop.account, charges_enabled=False)
+    shop.world.settle()
+    shop.world.run_until(MARCH + GRACE)
+    assert [bill.reason for bill in shop.bills()[1:]] == ["account_restricted", "account_restricted"]
+
+
+def test_a_bill_waits_until_the_one_before_is_rated(shop: Shop) -> None:
+    shop.system.clock.move_to(MARCH + GRACE)
+    ports = wiring.billing()
+
+    def rate(bill: Bill, *rest: Any) -> Any:
+        if bill.edge == FEBRUARY:
+            raise RuntimeError("killed while rating")
+        return wiring.rater()(bill, *rest)
+
+    with pytest.raises(RuntimeError):
+        billing.bill_subscription(shop.subscription, MARCH + GRACE, replace(ports, rate=rate))
+    assert billing.bill_subscription(shop.subscription, MARCH + GRACE, ports).outcome == "later"
+    february, march = shop.bills()[1:]
+    assert (february.status, march.status) == ("claimed", "claimed")
+    assert billing.continue_bill(february.id, MARCH + GRACE, ports).outcome == "sent"
+    a_second_later = MARCH + GRACE + timedelta(seconds=1)  # its place in the account's pace
+    assert billing.continue_bill(march.id, a_second_later, ports).outcome == "sent"

@@ -111,6 +111,10 @@ class Parked(Exception):
         self.code = code
 
 
+class Later(Exception):
+    """Not now: it stays in the to-do list and comes back by itself."""
+
+
 def bill_subscription(sub: str, now: datetime, ports: Ports) -> Worked:
     """Everything due of one subscription: changes and ends that came due, then each billing date in order."""
     worked = Worked("not_due")
@@ -175,6 +179,8 @@ def work(
         return _work(bill, now, ports, known or _read(bill, ports), placed=placed)
     except PreconditionFailed:
         return Worked("elsewhere", bill.id)  # another worker moved it: it is theirs
+    except Later:
+        return Worked("later", bill.id)
     except Parked as parked:
         return park(bill, parked.code, ports)
     except LedgerMismatch as mismatch:
@@ -230,8 +236,7 @@ def _rated(
     """
     previous = ports.store.bill_before(bill.subscription, bill.edge)
     if frozen is None:
-        if previous is not None and previous.status in ("claimed", "parked") and previous.lines == 0:
-            raise Parked("previous_bill_open")
+        _after(previous, ports)
         frozen = ports.store.freeze(ports.rate(bill, subscription, publisher, previous))
     empty = frozen.subtotal == 0
     rated = replace(
@@ -252,6 +257,14 @@ def _rated(
         ports.store.park_mark(held, parked=True)
         return ports.store.save(held), frozen
     return rated, frozen
+
+
+def _after(previous: Bill | None, ports: Ports) -> None:
+    """A bill takes what the one before left, so that one is rated first: Later while it is, Parked while it cannot."""
+    if previous is None or previous.status not in ("claimed", "parked"):
+        return
+    if ports.store.lines(previous.subscription, previous.edge) is None:
+        raise Parked("previous_bill_open") if previous.status == "parked" else Later
 
 
 def held_for(bill: Bill, previous: Bill | None, publisher: Publisher) -> str | None:
