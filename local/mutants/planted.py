@@ -461,10 +461,10 @@ PLANTED = (
     ),
     _(
         "services/rating_bills.py",
-        "late_usage_once_per_bill",
-        'days = {ref: day for ref, day, taken_by in found if taken_by in ("", bill.id)}',
-        "days = {ref: day for ref, day, taken_by in found}",
-        "late usage another bill took is looked at again",
+        "earlier_late_usage_forgotten",
+        'known = mine | {ref for ref, _, taken_by in found if taken_by not in ("", bill.id)}',
+        "known = mine",
+        "a period corrected a second time loses its first correction",
         SIMULATION + "test_worlds.py -k third",
     ),
     _(

@@ -4,10 +4,11 @@ Items are read as they stand in the tables, invoices and charges as they stand a
 by `prices` from the events the gateway was told are durable.
 """
 
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from typing import Any
 
@@ -19,6 +20,8 @@ from local.simulate.world import CORE, USAGE, World, tables
 
 ID = 12
 FINISHED = frozenset({"sent", "paid", "empty", "waived", "void", "uncollectible"})
+RECOVERY = timedelta(hours=7)  # two leases and what is waited in between
+REPEATED = timedelta(hours=31)  # where Stripe repeats a stored error, until it has forgotten the key
 SHORT = {"met_calls": 1, "met_units": 2}
 
 
@@ -40,6 +43,7 @@ class _Doc(msgspec.Struct):
     next_at: datetime | None = None
     next_edge: datetime | None = None
     due_at: datetime | None = None
+    sent_at: datetime | None = None
 
 
 @dataclass(slots=True)
@@ -58,13 +62,18 @@ class _Entry:
 _decode = msgspec.json.Decoder(_Doc).decode
 
 
+def _doc(item: Mapping[str, Any]) -> _Doc:
+    stored = item["doc"]
+    return _decode(stored["S"] if "S" in stored else zlib.decompress(bytes(stored["B"])))
+
+
 def check(world: World) -> list[str]:
     """What does not hold, in sentences; empty when all of it does."""
     core = list(_items(world, CORE))
     bills = {
         sub: sorted(
             (
-                (_decode(item["doc"]["S"]), item)
+                (_doc(item), item)
                 for item in core
                 if item["pk"]["S"] == f"SUB#{sub}" and item["sk"]["S"].startswith("BILL#")
             ),
@@ -166,8 +175,8 @@ def _states(world: World) -> Iterator[str]:
                 yield f"{sk}: revision {new['rev']['N']} written over {before}"
         if entity is None or new is None:
             continue
-        after = _decode(str(new["doc"]["S"]))
-        was = _decode(str(old["doc"]["S"])) if old is not None else None
+        after = _doc(new)
+        was = _doc(old) if old is not None else None
         reached = _reach(entity)
         if after.status not in reached or (was is not None and after.status not in reached[was.status]):
             yield f"{sk}: {was.status if was else 'nothing'} became {after.status}"
@@ -353,7 +362,7 @@ def world_before(world: World, sub: str, bill: _Doc) -> set[str]:
             if change.event == "INSERT"
             and str(change.keys["pk"]["S"]) == f"SUB#{sub}"
             and str(change.keys["sk"]["S"]).startswith("BILL#")
-            and _decode(str((change.new or {})["doc"]["S"])).edge == bill.edge
+            and _doc(change.new or {}).edge == bill.edge
         ),
         None,
     )
@@ -382,15 +391,17 @@ def _finished(world: World, sub: str, bills: list[_Doc], core: list[Mapping[str,
     """Nothing is left half done once nothing fails any more and time has passed."""
     now = world.clock.now()
     for bill in bills:
+        since = world.quiet_since
+        patience = REPEATED if world.gate.stored else RECOVERY
+        if since is not None and bill.sent_at is not None and bill.sent_at > max(since, _due(bill)) + patience:
+            yield f"{_name(sub, bill)} was sent only at {bill.sent_at.isoformat()}, nothing failed since {since}"
         if bill.status in FINISHED:
             continue
         if bill.status == "parked" and world.deauthorized and bill.reason == "account_unreachable":
             continue
         yield f"{_name(sub, bill)} was left {bill.status} {bill.reason}".strip()
     subscription = next(
-        _decode(item["doc"]["S"])
-        for item in core
-        if item["sk"]["S"] == "SUBSCRIPTION" and item["pk"]["S"] == f"SUB#{sub}"
+        _doc(item) for item in core if item["sk"]["S"] == "SUBSCRIPTION" and item["pk"]["S"] == f"SUB#{sub}"
     )
     if subscription.due_at is not None and subscription.due_at <= now:
         yield f"{sub} is due since {subscription.due_at.isoformat()} and was not billed"
@@ -403,6 +414,10 @@ def _finished(world: World, sub: str, bills: list[_Doc], core: list[Mapping[str,
             at = datetime.fromisoformat(item["due_sk"]["S"].partition("#")[0])
             if at <= now and not world.declined:
                 yield f"{item['pk']['S']} {item['sk']['S']} is still to be done since {at.isoformat()}"
+
+
+def _due(bill: _Doc) -> datetime:
+    return (bill.edge or datetime.max.replace(tzinfo=UTC)) + timedelta(hours=24)
 
 
 def _edges(world: World, sub: str, following: datetime | None) -> Iterator[datetime]:
@@ -432,7 +447,7 @@ def _collected(
     for invoice in held.values():
         if not invoice.get("deleted") and invoice["status"] != "draft":
             final[invoice["metadata"].get("bill", "")].append(invoice)
-    records = {item["pk"]["S"]: _decode(item["doc"]["S"]) for item in core if item["sk"]["S"] == "INVOICE"}
+    records = {item["pk"]["S"]: _doc(item) for item in core if item["sk"]["S"] == "INVOICE"}
     by_stripe = {record.stripe_id: record for record in records.values()}
     ours = {_name(sub, bill): bill for sub, pairs in bills.items() for bill, _ in pairs}
     for name, invoices in final.items():
@@ -472,6 +487,16 @@ def _agrees(world: World, name: str, bill: _Doc, invoice: dict[str, Any], record
         yield f"{name}: open at Stripe, nobody paid it"
     if record.amount != bill.subtotal:
         yield f"{name}: the record says {record.amount}, the bill {bill.subtotal}"
+
+
+def orphans(world: World) -> list[str]:
+    """Drafts of ours that no bill names: harmless, and reconciliation deletes them; a crash alone leaves none."""
+    stored = {_doc(item).invoice for item in _items(world, CORE) if item["sk"]["S"].startswith("BILL#")}
+    return [
+        f"draft {invoice['id']} of {invoice['metadata'].get('bill')} is nobody's"
+        for invoice in world.stripe.accounts[world.account].invoices.values()
+        if not invoice.get("deleted") and invoice["status"] == "draft" and invoice["id"] not in stored
+    ]
 
 
 def _charged(world: World, final: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:

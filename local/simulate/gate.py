@@ -42,12 +42,17 @@ class Door:
 
 @dataclass(slots=True)
 class Chances:
-    """Between 0 and 1, at every door. `stall`: sleep until all others are done, and `stalled` long on top."""
+    """Between 0 and 1, at every door.
+
+    `echo`: DynamoDB's answer is lost and the SDK sends the same call again, which finds its own write. `stall`: sleep
+    until all others are done, and `stalled` long on top.
+    """
 
     switch: float = 0.0
     dynamodb: float = 0.0
     stripe: float = 0.0
     crash: float = 0.0
+    echo: float = 0.0
     stall: float = 0.0
     stalled: timedelta = timedelta(hours=26)
 
@@ -64,10 +69,12 @@ class Gate:
     doors: int = 0
     crashes: int = 0
     faults: int = 0
+    stored: int = 0  # errors that Stripe keeps under their key, and repeats for a day
     keep: bool = False
     told: list[Door] = field(default_factory=list)
     schedule: list[tuple[int, int]] = field(default_factory=list)
     _current: int = MAIN
+    _echoing: bool = False
     _alive: list[int] = field(default_factory=list)
     _stalled: list[int] = field(default_factory=list)
     _go: list[threading.Semaphore] = field(default_factory=list)
@@ -114,11 +121,13 @@ class Gate:
         after = self.rng.random() < 0.5
         kind = self.rng.choice(STRIPE_AFTER if after else STRIPE_BEFORE)
         self._note(f"stripe {kind} {'after' if after else 'before'} {path}")
+        stored = self.rng.random() < 0.3
+        self.stored += stored and kind == "error_500"
         return StripeFault(
             kind,  # type: ignore[arg-type] # one of theirs
             path=re.escape(path),
             after=after,
-            stored=self.rng.random() < 0.3,
+            stored=stored,
         )
 
     def quiet(self) -> None:
@@ -170,6 +179,8 @@ class Gate:
         other = self.rng.choice(self._alive)
         if other == me:
             return
+        if not self.rng.randrange(4):
+            self.clock.advance(timedelta(milliseconds=self.rng.choice((1, 100, 3000))))  # the others take their time
         self._current = other
         self.schedule.append((self.doors, other))
         self._go[other].release()
@@ -205,8 +216,22 @@ class Gate:
     def watch(self, dynamodb: MemoryDynamoDB) -> None:
         """Put the table's calls behind this door."""
         dynamodb.on_call = lambda operation, request: self.pass_("before", _named(operation, request))
-        dynamodb.after_call = lambda operation, request: self.pass_("after", _named(operation, request))
+        dynamodb.after_call = lambda operation, request: self._answered(dynamodb, operation, request)
         dynamodb.inject = self.refuse
+
+    def _answered(self, dynamodb: MemoryDynamoDB, operation: str, request: dict[str, Any]) -> None:
+        self.pass_("after", _named(operation, request))
+        if self._current == MAIN or self._echoing or not self.chances.echo or self.rng.random() >= self.chances.echo:
+            return
+        if operation == "TransactWriteItems" or "ConditionExpression" not in request:
+            return  # the SDK's token makes a transaction one; what has no condition says the same again
+        self.faults += 1
+        self._note(f"answer lost, sent again: {_named(operation, request)}")
+        self._echoing = True
+        try:
+            dynamodb.call(operation, request)
+        finally:
+            self._echoing = False
 
 
 class GatedStripe(EmulatorHTTPClient):

@@ -41,6 +41,7 @@ TARIFFS = (
     Tariff("graduated", meter=UNITS, arrears=990, model="graduated", tiers=_GRADUATED),
     Tariff("volume", meter=UNITS, ahead=1500, model="volume", tiers=_VOLUME, currency="eur"),
     Tariff("least", price="33.333", least=2500),
+    Tariff("falling", meter=UNITS, model="volume", tiers=((20, "31.5", 0), (None, "9.75", 40))),
 )
 
 

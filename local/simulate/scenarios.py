@@ -7,10 +7,10 @@ from hashlib import blake2b
 from typing import Any
 
 from local.simulate import world as worlds
-from local.simulate.check import check
+from local.simulate.check import check, orphans
 from local.simulate.gate import Chances, Crash
 from local.simulate.prices import TARIFFS
-from local.simulate.world import GRACE, PUBLISHER, SOURCE, START, Batch, Sent, World, build, usage
+from local.simulate.world import PUBLISHER, SOURCE, START, Batch, Sent, World, build, usage
 
 FIRST, SECOND = datetime(2026, 2, 1, tzinfo=UTC), datetime(2026, 3, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -69,7 +69,7 @@ def at_month_end(seed: int, **how: Any) -> World:
         made.send(batch)
     if made.rng.random() < 0.3:
         made.gate.solo(made.compact)
-    made.clock.move_to(FIRST + GRACE + MINUTE)
+    made.until_due()
     return made
 
 
@@ -82,7 +82,7 @@ def at_second_end(seed: int, **how: Any) -> World:
     for batch in usage(made, FIRST, SECOND - MINUTE, 1, tag="b"):
         made.clock.move_to(max(each.at for each in batch.events))
         made.send(batch)
-    made.clock.move_to(SECOND + GRACE + MINUTE)
+    made.until_due()
     return made
 
 
@@ -124,6 +124,7 @@ def crash(flow: Flow, seed: int, at: int, *, keep: bool = False) -> Result:
     found = [] if ended is None or isinstance(ended, Crash) else [f"ended by {ended!r}"]
     made.gate.quiet()
     found += at_rest(made)
+    found += orphans(made)
     found += flow.after(made)
     done = result(f"crash {flow.name}", made, found, f"--at {at}")
     done.doors = doors
@@ -351,16 +352,25 @@ def crash_points(flow: Flow, seed: int) -> int:
 
 
 def together(seed: int, workers: int = 2, *, keep: bool = False) -> Result:
-    """Two or three workers on the same subscription, interleaved at every call; some are refused, some die."""
+    """Two or three workers on the same subscription, interleaved at every call; some are refused, some die.
+
+    In half of the worlds a worker died on the way before, so that the others go on with one and the same bill.
+    """
     made = _moment(seed)
     made.gate.keep = keep
     rng = made.rng
-    jobs = _jobs(made, workers)
+    half_way = rng.random() < 0.5
+    if half_way:
+        made.gate.durable, made.gate.crash_at = 0, rng.randint(1, 26)
+        made.gate.solo(lambda: _bill(made))
+        made.gate.crash_at = 0
+    jobs = _jobs(made, workers, half_way=half_way)
     made.gate.chances = Chances(
         switch=rng.choice((0.1, 0.3, 0.5, 0.9)),
         dynamodb=rng.choice((0.0, 0.0, 0.05)),
         stripe=rng.choice((0.0, 0.0, 0.1)),
         crash=rng.choice((0.0, 0.0, 0.0, 0.03)),
+        echo=rng.choice((0.0, 0.0, 0.1)),
         stall=rng.choice((0.0, 0.0, 0.0, 0.02)),
     )
     return _run(f"workers {workers}", made, jobs)
@@ -388,6 +398,7 @@ def everything(seed: int, *, keep: bool = False) -> Result:
             dynamodb=rng.choice((0.0, 0.1, 0.3)),
             stripe=rng.choice((0.0, 0.2, 0.5)),
             crash=rng.choice((0.0, 0.02, 0.05)),
+            echo=rng.choice((0.0, 0.1, 0.3)),
             stall=rng.choice((0.0, 0.02)),
         )
         jobs = [*_jobs(made, 2), made.tick]
@@ -403,7 +414,7 @@ def everything(seed: int, *, keep: bool = False) -> Result:
     made.dynamodb.index_lag = None
     found = at_rest(made)
     if not found and rng.random() < 0.5 and made.clock.now() < SECOND:
-        made.clock.move_to(SECOND + GRACE + MINUTE)
+        made.until_due()
         found = at_rest(made)
     return result("everything", made, found)
 
@@ -430,22 +441,26 @@ def _moment(seed: int) -> World:
     return at_second_end(seed)
 
 
-def _jobs(made: World, workers: int) -> list[Callable[[], object]]:
+def _jobs(made: World, workers: int, *, half_way: bool = False) -> list[Callable[[], object]]:
     """The first one bills; the others do anything that goes on beside it."""
     rng, sub = made.rng, made.subscriptions[0]
     now = made.clock.now()
-    jobs: list[Callable[[], object]] = [lambda: made.bill(sub)]
+    edge = max(each for each in (START, FIRST, SECOND) if each <= now)
+    name = f"{sub}.{edge:%Y%m%dT%H%M%SZ}"
+    again: Callable[[], object] = lambda: made.work({"kind": "bill", "id": name})  # noqa: E731 # one of many jobs
+    jobs: list[Callable[[], object]] = [again if half_way else lambda: made.bill(sub)]
     while len(jobs) < workers:
         draw = rng.random()
         if draw < 0.5:
-            jobs.append(lambda: made.bill(sub))
+            jobs.append(again if half_way or rng.random() < 0.2 else lambda: made.bill(sub))
         elif draw < 0.8 and now > FIRST:
             batch = next((each for each in made.batches if not each.done), None)
             if batch is None and rng.random() < 0.3:
                 near = [each for each in made.batches if min(e.at for e in each.events) > now - timedelta(days=34)]
+                if late := [each for each in near if each.events[0].id.startswith("l")]:
+                    near = [*near, *late, *late]
                 batch = rng.choice(near) if near else None
             if batch is None:
-                edge = SECOND if now > SECOND else FIRST
                 batch = _straddling(made, edge)
             jobs.append(lambda batch=batch: made.send(batch))  # type: ignore[misc]
         elif draw < 0.9 and now > FIRST:

@@ -29,7 +29,6 @@ from local.stripe_emulator.transport import EmulatorHTTPClient, client_for
 
 ROOT = Path(__file__).resolve().parents[2]
 START = datetime(2026, 1, 10, 9, 30, tzinfo=UTC)
-GRACE = timedelta(hours=24)
 TICK = timedelta(minutes=15)
 AFTER_LEASE = timedelta(hours=3, minutes=1)
 PUBLISHER, SUBSCRIBER, SOURCE = "acme", "dev", "/gateway"
@@ -173,6 +172,7 @@ class World:
     intake: Any = None
     customer: str = ""
     card: str = ""
+    quiet_since: datetime | None = None  # since when nothing fails any more
 
     def start_of(self, subscription: str) -> datetime:
         """Since when it pays: the world's start, or whenever its order was completed."""
@@ -182,6 +182,16 @@ class World:
 
         stored = wiring.billing_table().subscription(subscription)
         return START if stored is None or not stored.spans else stored.spans[0].start
+
+    def until_due(self) -> datetime:
+        """Move the clock to the instant at which the first subscription's next bill may be made."""
+        from monetize import wiring
+
+        due = wiring.billing_table().subscription(self.subscriptions[0]).due_at
+        if due is None:
+            raise ValueError("nothing will be due")
+        self.clock.move_to(due)
+        return self.clock.now()
 
     # --- what workers do ---
 
@@ -302,6 +312,7 @@ class World:
     def settle(self, until: datetime | None = None) -> None:
         """Nothing fails any more: redeliveries and ticks until nothing is left to do (or until an instant)."""
         self.gate.quiet()
+        self.quiet_since = self.clock.now()
         for _ in range(MOST_ROUNDS):
             for batch in self.batches:
                 if not batch.done and batch.answers >= 0 and _sendable(batch, self.clock.now()):
@@ -567,6 +578,7 @@ def build(seed: int, tariff: Tariff | None = None, *, opened: bool = True, subsc
         stripe_http=GatedStripe(stripe, gate),
         events=SimpleNamespace(put_events=lambda **_: {"FailedEntryCount": 0, "Entries": []}),
     )
+    object.__setattr__(wiring.core(), "pause", lambda _seconds: None)  # time stands still here
     return world
 
 

@@ -1,0 +1,213 @@
+"""Worlds of the simulator that stand for one rule each, and some of every kind."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from local.dynamodb.faults import Fault
+from local.simulate import scenarios
+from local.simulate.check import check, orphans
+from local.simulate.prices import TARIFFS
+from local.simulate.scenarios import FIRST, SECOND
+from local.simulate.world import ENVIRONMENT, PUBLISHER, SUBSCRIBER, Batch, Sent, World, build
+from monetize import wiring
+from monetize.adapters.dynamo.table import put
+from monetize.domain.subscriptions import Application, Contact
+from monetize.services import changing
+from monetize.services.subscribing import Order, subscribe
+from monetize.services.subscription_access import Person
+
+BY_NAME = {tariff.name: tariff for tariff in TARIFFS}
+DEV = Person("dan", SUBSCRIBER)
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    yield
+    wiring.override()
+
+
+def deaf(seed: int, tariff: str = "per_unit", **how: Any) -> World:
+    """A world that hears nothing from Stripe."""
+    made = build(seed, BY_NAME[tariff], **how)
+    made.stripe.webhooks.fate = lambda _: ()
+    return made
+
+
+def send(made: World, name: str, at: Any, *units: int) -> None:
+    """One batch, an event for each number of units."""
+    events = tuple(Sent(f"{name}-{n}", "sub_1", at + timedelta(seconds=n), each) for n, each in enumerate(units))
+    batch = Batch(len(made.batches), events)
+    made.batches.append(batch)
+    made.clock.move_to(at)
+    made.send(batch)
+
+
+@pytest.mark.parametrize("kind", ["two", "three", "all"])
+def test_worlds_of_every_kind_hold(kind: str) -> None:
+    from local.simulate.__main__ import one
+
+    for seed in range(6):
+        assert one(kind, seed).found == []
+
+
+@pytest.mark.parametrize("flow", scenarios.FLOWS, ids=lambda flow: flow.name)
+def test_a_crash_at_the_first_and_the_last_door_of_every_flow_is_recovered_from(flow: scenarios.Flow) -> None:
+    points = scenarios.crash_points(flow, 3)
+    assert points > (20 if flow.name in ("opening", "month", "second", "run") else 4)
+    for at in (1, 2, points // 2, points - 1, points):
+        assert scenarios.crash(flow, 3, at).found == []
+
+
+def test_a_seed_replays_its_world_exactly() -> None:
+    first = scenarios.together(7, keep=True)
+    again = scenarios.together(7, keep=True)
+    assert first.story == again.story
+    assert first.schedule == again.schedule
+
+
+def test_a_charge_without_a_bill_and_an_event_that_vanished_are_noticed() -> None:
+    made = deaf(1)
+    send(made, "a", FIRST - timedelta(days=2), *[1] * 20)
+    made.until_due()
+    made.settle()
+    assert check(made) == []
+    invoices = made.stripe.accounts[made.account].invoices
+    invoice = next(iter(invoices.values()))
+    invoices["in_again"] = {**invoice, "id": "in_again"}
+    assert any("2 finalized invoices" in each for each in check(made))
+    del invoices["in_again"]
+    made.batches.append(Batch(9, (Sent("nowhere", "sub_1", FIRST, 1),), done=True))
+    assert check(made) == ["event nowhere was accepted and is nowhere"]
+
+
+def test_a_passing_conflict_is_not_told_as_a_second_subscription() -> None:
+    made = deaf(2)
+    wiring.core().write(
+        put(Application(id="app_7", publisher=PUBLISHER, subscriber=SUBSCRIBER, name="n", created_at=made.clock.now()))
+    )
+    contact = Contact(name="D", email="d@example.com", country="US")
+    order = Order(publisher=PUBLISHER, application="app_7", product="api_1", tier="tier_1", contact=contact)
+    refused = [Fault("TransactionConflict", (0,))]
+    made.dynamodb.inject = lambda operation, _: refused.pop() if refused and operation == "TransactWriteItems" else None
+    assert subscribe(DEV, order, made.clock.now(), wiring.subscribing()).subscription.status == "active"
+
+
+def test_a_draft_whose_key_stripe_forgot_is_found_and_not_made_again() -> None:
+    for seed in range(3):
+        made = scenarios.at_month_end(seed)
+        made.gate.keep = True
+        points = 0
+        while not any(door.when == "after" and door.name == "POST /v1/invoices" for door in made.gate.told):
+            points += 1
+            made = scenarios.at_month_end(seed)
+            made.gate.keep = True
+            made.gate.crash_at, made.gate.durable = points, 0
+            made.gate.solo(lambda made=made: made.bill("sub_1"))  # type: ignore[misc]
+        made.gate.quiet()
+        made.clock.advance(timedelta(hours=30))
+        made.settle()
+        assert check(made) == []
+        assert orphans(made) == []
+
+
+def test_usage_has_its_grace_when_something_else_comes_due_before() -> None:
+    made = deaf(3)
+    changing.cancel(DEV, "sub_1", "period_end", "", made.clock.now(), wiring.subscribing())
+    made.clock.move_to(FIRST + MINUTE)
+    made.bill("sub_1")
+    assert made.outcomes == ["subscription:moved"]
+    assert wiring.billing_table().bill("sub_1", FIRST) is None
+    made.until_due()
+    made.bill("sub_1")
+    assert wiring.billing_table().bill("sub_1", FIRST) is not None
+
+
+def test_what_is_due_this_very_second_is_due() -> None:
+    made = deaf(4)
+    made.until_due()
+    made.tick()
+    assert [message.body["kind"] for message in made.queue] == ["subscription"]
+
+
+def test_a_period_corrected_by_a_third_bill_keeps_the_correction_of_the_second() -> None:
+    made = deaf(5, "graduated")
+    send(made, "a", FIRST - timedelta(days=1), 30, 30)
+    made.until_due()
+    made.settle()
+    late = FIRST - timedelta(hours=2)
+    for name, at in (("l", FIRST + timedelta(days=20)), ("m", SECOND + timedelta(days=2))):
+        made.clock.move_to(at)
+        send(made, name, late, 25, 25)
+        made.until_due()
+        made.settle()
+        assert check(made) == []
+
+
+def test_credit_that_was_carried_comes_off_the_bill_after() -> None:
+    made = deaf(6, "falling")
+    send(made, "a", FIRST - timedelta(days=1), 20)
+    made.until_due()
+    made.settle()
+    made.clock.move_to(FIRST + timedelta(days=3))
+    send(made, "l", FIRST - timedelta(hours=2), 1)  # one unit more, and all of them cost less
+    made.until_due()
+    made.settle()
+    bill = wiring.billing_table().bill("sub_1", SECOND)
+    assert (bill.status, bill.subtotal, bill.carry_out) == ("empty", 0, -385)
+    send(made, "c", SECOND + timedelta(days=5), 20)
+    made.until_due()
+    made.settle()
+    assert check(made) == []
+
+
+def test_the_pace_of_an_account_lets_one_go_and_the_next_wait() -> None:
+    made = deaf(7)
+    throttle = wiring.billing().throttle
+    assert throttle.reserve("acct_1", made.clock.now()) == 0
+    assert 0 < throttle.reserve("acct_1", made.clock.now()) < 1
+    assert throttle.reserve("acct_2", made.clock.now()) == 0
+
+
+def test_a_draft_neither_advances_by_itself_nor_takes_what_lies_around() -> None:
+    made = deaf(8)
+    send(made, "a", FIRST - timedelta(days=2), *[1] * 20)
+    made.until_due()
+    made.bill("sub_1")
+    drafts = [each.params for each in made.stripe.requests if each.operation == "POST /v1/invoices"]
+    assert [(each["auto_advance"], each["pending_invoice_items_behavior"]) for each in drafts] == [("false", "exclude")]
+
+
+def test_a_paid_invoice_is_never_owed_again() -> None:
+    from monetize.domain.dunning import Collected, Terms, brought_up
+    from monetize.domain.errors import IllegalMove
+
+    made = deaf(9)
+    send(made, "a", FIRST - timedelta(days=2), *[1] * 20)
+    made.until_due()
+    made.settle()
+    store = wiring.payment_table()
+    bill = store.bill("sub_1", FIRST)
+    invoice = next(each for each in wiring.billing_table().invoices_of(PUBLISHER, "2026-02"))
+    assert (bill.status, invoice.status) == ("paid", "paid")
+    reading = Collected(
+        id=invoice.stripe_id,
+        status="open",
+        currency=invoice.currency,
+        customer=made.customer,
+        subtotal=invoice.amount,
+        total=invoice.total,
+        tax=0,
+        amount_paid=0,
+        amount_remaining=invoice.total,
+        number="",
+        attempts=0,
+        created=made.clock.now(),
+    )
+    with pytest.raises(IllegalMove):
+        brought_up(invoice, reading, Terms(retry_days=(1,), grace_days=1), made.clock.now())
