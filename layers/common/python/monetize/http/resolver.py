@@ -29,17 +29,19 @@ from monetize.domain.errors import (
     PreconditionRequired,
     Refusal,
     TooLarge,
+    UnsupportedMedia,
 )
 from monetize.http import caller, plain, problems
 
 MAX_BODY = 256 * 1024
 IDEMPOTENCY_SECONDS = 24 * 3600
 MAX_KEY = 255
+MAX_SEGMENT = 255  # bytes of one part of a path: more cannot be a key of ours, and DynamoDB refuses to look it up
 
 
 def build() -> APIGatewayHttpResolver:
     """A resolver whose every refusal is a problem document."""
-    app = APIGatewayHttpResolver(enable_validation=True, serializer=_json)
+    app = APIGatewayHttpResolver(enable_validation=True, serializer=_json, json_body_deserializer=_read)
 
     @app.exception_handler(Refusal)  # type: ignore[untyped-decorator]
     def refused(refusal: Refusal) -> Response[str]:
@@ -75,7 +77,15 @@ def answer(
     body = event.get("body") or ""
     if len(body) > MAX_BODY:
         return plain.problem(TooLarge("body_too_large", f"A body may hold {MAX_BODY} bytes."))
-    key = event.get("headers", {}).get("idempotency-key")
+    if any(len(part.encode(errors="replace")) > MAX_SEGMENT for part in path.split("/")):
+        return plain.problem(NotFound("no_such_route", "There is no such route."))
+    headers = event.get("headers", {})
+    media, _, _ = headers.get("content-type", "").partition(";")
+    if body and media:
+        if media.strip().lower() != "application/json":
+            return plain.problem(UnsupportedMedia("unsupported_media_type", "Send application/json."))
+        event = {**event, "headers": {**headers, "content-type": "application/json"}}
+    key = headers.get("idempotency-key")
     if method != "POST" or key is None or dynamodb is None or secret(method, path):
         return app.resolve(event, context)
     if not 1 <= len(key) <= MAX_KEY or not key.isprintable():
@@ -177,6 +187,14 @@ def _invalid(error: RequestValidationError) -> Refusal:
         pointer = "/".join(str(part) for part in each.get("loc", ()))
         found.append({"at": pointer, "problem": str(each.get("msg", "invalid"))[:200]})
     return Invalid("invalid_request", "The request does not have the documented form.", errors=found[:20])
+
+
+def _read(text: str) -> Any:
+    """JSON, or the one error that the resolver takes for malformed: too deep and too long a number are no better."""
+    try:
+        return json.loads(text)
+    except (RecursionError, ValueError):
+        raise json.JSONDecodeError("unreadable", "", 0) from None
 
 
 def _json(body: object) -> str:
