@@ -179,6 +179,25 @@ def test_a_dry_run_that_lost_its_messages_is_resumed(market: Market) -> None:
     assert (done["status"], done["counts"]) == ("finished", {"bill": 1})
 
 
+def test_an_imagined_bill_is_rated_upon_as_if_it_was_stored() -> None:
+    def lines(month: int) -> BillLines:
+        return BillLines(subscription="sub_x", edge=datetime(2026, month, 1, tzinfo=UTC), lines=())
+
+    class Stored:
+        def plan_version(self, plan: str, number: int) -> None:
+            raise AssertionError((plan, number))
+
+        def meters(self, pub: str) -> tuple[()]:
+            raise AssertionError(pub)
+
+        def rated_before(self, sub: str, edge: datetime, since: datetime) -> tuple[BillLines, ...]:
+            assert (sub, edge.month, since) == ("sub_x", 3, FEBRUARY)
+            return (lines(1),)
+
+    imagined = runs.Imagined(Stored(), (lines(2),))
+    assert imagined.rated_before("sub_x", datetime(2026, 3, 1, tzinfo=UTC), FEBRUARY) == (lines(1), lines(2))
+
+
 def test_a_dry_run_too_far_ahead_is_refused(market: Market) -> None:
     far = {"dry_run": True, "through": "2027-01-01T00:00:00Z"}
     assert market.ask("POST", "/billing-runs", far).code == "too_far"
@@ -231,6 +250,14 @@ def test_what_is_held_is_not_billed_until_it_is_released(market: Market, who: st
     assert "billing.release" in actions
 
 
+def test_an_operators_hold_on_a_publisher_is_released_by_an_operator(market: Market) -> None:
+    held = market.ask("POST", "/billing-runs/hold", {"publisher": "acme", "reason": "fraud"}, **OPERATOR)
+    assert held.body["held"] is True
+    assert market.ask("POST", "/billing-runs/release", {}).code == "held_by_operator"
+    released = market.ask("POST", "/billing-runs/release", {"publisher": "acme"}, **OPERATOR)
+    assert released.body["held"] is False
+
+
 def test_one_publishers_hold_leaves_the_others_alone(market: Market) -> None:
     market.sell("zenith")
     mine, theirs = with_usage(market, 0), with_usage(market, 0, pub="zenith")
@@ -260,6 +287,36 @@ def test_a_bill_above_the_publishers_bound_waits_and_is_released(market: Market)
     assert market.bill(sub, FEBRUARY).status in ("sent", "paid")
     assert market.ask("GET", "/bills").body["items"] == []
     assert market.ask("POST", f"/bills/{bill}/release").code == "illegal_move"
+
+
+def test_an_approved_bill_is_not_held_again_after_it_was_parked(market: Market) -> None:
+    sub = with_usage(market)
+    market.settings(hold_above=5000)
+    market.run_until(DUE + timedelta(hours=1))
+    was = market.stored(Subscriber, keys.subscriber("acme", "dev"))
+    market.store(replace(was, customers=()))
+    bill = market.bill(sub, FEBRUARY).id
+    market.ask("POST", f"/bills/{bill}/release")
+    market.system.pump()
+    assert (market.bill(sub, FEBRUARY).status, market.bill(sub, FEBRUARY).reason) == ("parked", "customer_missing")
+    market.store(replace(was, rev=was.rev + 1))
+    market.ask("POST", f"/bills/{bill}/release")
+    market.run(minutes=1)
+    assert market.bill(sub, FEBRUARY).status in ("sent", "paid")
+
+
+def test_a_parked_bill_that_is_released_is_still_held_for_its_amount(market: Market) -> None:
+    sub = with_usage(market)
+    was = market.stored(Subscriber, keys.subscriber("acme", "dev"))
+    market.store(replace(was, customers=()))
+    market.run_until(DUE + timedelta(hours=1))
+    bill = market.bill(sub, FEBRUARY)
+    assert bill.status == "parked"
+    market.settings(hold_above=5000)
+    market.store(replace(was, rev=was.rev + 1))
+    market.ask("POST", f"/bills/{bill.id}/release")
+    market.run(minutes=1)
+    assert (market.bill(sub, FEBRUARY).status, market.bill(sub, FEBRUARY).reason) == ("held", "above_amount")
 
 
 def test_a_bill_is_waived_for_ever(market: Market) -> None:

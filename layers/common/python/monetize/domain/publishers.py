@@ -108,6 +108,7 @@ class Publisher:
     clock_offset_seconds: int = 0  # sandbox publishers only: their own clock is ahead by this
     held_at: datetime | None = None  # billing waits since then, until it is released
     held_reason: str = ""
+    held_by_operator: bool = False
     created_at: datetime
     enabled_at: datetime | None = None
     rev: int = 0

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from monetize.domain import states
 from monetize.domain.audit import AuditEntry
-from monetize.domain.errors import Conflict, Invalid, NotFound, PreconditionFailed, Refusal, Unavailable
+from monetize.domain.errors import Conflict, Forbidden, Invalid, NotFound, PreconditionFailed, Refusal, Unavailable
 from monetize.domain.invoices import Bill, BillLines, Due
 from monetize.domain.meters import Meter
 from monetize.domain.money import currency_of
@@ -545,23 +545,26 @@ def hold(who: Who, publisher: str, reason: str, now: datetime, ports: Ports) -> 
         ports.runs.set_hold(Hold(by=who.user, reason=reason, since=now), entry)
         return
     seller = _publisher(publisher, ports)
-    if seller.held_at is not None:
+    if seller.held_at is not None and (seller.held_by_operator or not who.operator):
         return
     entry = _entry(who, publisher, "billing.hold", publisher, now, ports.ids, after={"reason": reason})
-    ports.runs.save_publisher(replace(seller, held_at=now, held_reason=reason), entry)
+    ports.runs.save_publisher(replace(seller, held_at=now, held_reason=reason, held_by_operator=who.operator), entry)
 
 
 def release(who: Who, publisher: str, now: datetime, ports: Ports) -> None:
-    """Let billing go on: what is due is enqueued at once. Nothing held: nothing to do."""
+    """Let billing go on: what is due is enqueued at once. Forbidden `held_by_operator` for a publisher."""
     if not publisher:
         entry = _entry(who, "", "billing.release", "*", now, ports.ids)
         ports.runs.set_hold(None, entry)
         scope = ""
     else:
         seller = _publisher(publisher, ports)
+        if seller.held_by_operator and not who.operator:
+            raise Forbidden("held_by_operator", "The operator of the platform holds this billing.")
         if seller.held_at is not None:
             entry = _entry(who, publisher, "billing.release", publisher, now, ports.ids)
-            ports.runs.save_publisher(replace(seller, held_at=None, held_reason=""), entry)
+            after = replace(seller, held_at=None, held_reason="", held_by_operator=False)
+            ports.runs.save_publisher(after, entry)
         scope = seller.id if seller.sandbox else ""
     ports.runs.forget_leases(range(running.SHARDS), scope)
     _enqueue(running.shards(scope), ports.queue)
@@ -571,9 +574,13 @@ def release(who: Who, publisher: str, now: datetime, ports: Ports) -> None:
 
 
 def release_bill(who: Who, bill: Bill, now: datetime, ports: Ports) -> Bill:
-    """Let a parked or held bill go on: it is approved, and enqueued. IllegalMove for any other state."""
+    """Let a parked or held bill go on: a held one is approved; both are enqueued. IllegalMove in any other state."""
     after = replace(
-        bill, status=states.BILL.move(bill.status, "release"), reason="", approved=True, next_at=to_the_second(now)
+        bill,
+        status=states.BILL.move(bill.status, "release"),
+        reason="",
+        approved=bill.approved or bill.status == "held",  # what was parked is not yet looked at for its amount
+        next_at=to_the_second(now),
     )
     entry = _entry(
         who,
