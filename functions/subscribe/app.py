@@ -59,7 +59,6 @@ from monetize.services.subscription_access import Person, visible
 
 logger = Logger()
 tracer = Tracer()
-metrics = Metrics()
 app = resolver.build()
 
 APPLICATIONS = ["applications"]
@@ -159,6 +158,7 @@ def post_subscription(body: SubscribeRequest) -> Response[SubscriptionResponse]:
         key=_key(),
     )
     made = subscribing.subscribe(person, order, wiring.clock().now(), wiring.subscribing())
+    metrics = Metrics()
     metrics.add_metric("SubscriptionsStarted", MetricUnit.Count, 1)
     metrics.flush_metrics()  # here alone: an invocation without metrics would be warned of
     answer = SubscriptionResponse.of(made.subscription, made.subscription.created_at, made.checkout)
