@@ -226,18 +226,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--source", help="the events' source; the file's name unless given")
     asked = parser.parse_args(arguments)
     done = Imported()
+    http = HttpClient()
     try:
         known: dict[str, str] = {}
         if asked.subscriptions is not None:
             with asked.subscriptions.open(newline="", encoding="utf-8") as rows:
                 known = {row[0].strip(): row[1].strip() for row in csv.reader(rows) if len(row) >= 2}
         entries = load(asked.file, done)
-        gateway = Api(HttpClient(), asked.url.rstrip("/"), asked.key)
+        gateway = Api(http, asked.url.rstrip("/"), asked.key)
         source = asked.source or source_of(asked.file)
         send(entries, lambda entry: entry.subscription or known.get(entry.client), gateway, source, done)
     except (OSError, Refused) as failed:
         print(f"import_access_log: {failed}", file=sys.stderr)
         return 2
+    finally:
+        http.close()
     print(report(done))
     return 0 if done.complete else 1
 
