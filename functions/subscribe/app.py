@@ -16,7 +16,7 @@ from monetize import wiring
 from monetize.domain.subscriptions import Subscription
 from monetize.domain.usage import Metered
 from monetize.http import resolver
-from monetize.http.caller import PUBLISHER_ADMIN, PUBLISHER_VIEWER, SUBSCRIBER, Caller
+from monetize.http.caller import OPERATOR, PUBLISHER_ADMIN, PUBLISHER_VIEWER, SUBSCRIBER, Caller
 from monetize.http.schemas import MAX_PAGE, from_cursor, to_cursor
 from monetize.http.subscribing_schemas import (
     ApplicationChange,
@@ -41,6 +41,8 @@ from monetize.http.subscribing_schemas import (
     PreviewRequest,
     RejectRequest,
     RotateRequest,
+    ShardsBody,
+    ShardsResponse,
     SpendCapBody,
     SubscribeRequest,
     SubscriberRequest,
@@ -55,7 +57,7 @@ from monetize.http.subscribing_schemas import (
 )
 from monetize.services import applications, changing, counting, issuing, quoting, subscribers, subscribing, usage_ledger
 from monetize.services.subscribing import Order
-from monetize.services.subscription_access import Person, visible
+from monetize.services.subscription_access import Person, of_anybody, visible
 
 logger = Logger()
 tracer = Tracer()
@@ -64,6 +66,7 @@ app = resolver.build()
 APPLICATIONS = ["applications"]
 SUBSCRIPTIONS = ["subscriptions"]
 PUBLISHING = ["subscriptions of a publisher"]
+OPERATING = ["operating"]
 USAGE = ["usage"]
 SELF = ["subscriber"]
 KEYS = ["keys"]
@@ -295,6 +298,25 @@ def put_payment_grace(subscription: str, body: PaymentGraceBody) -> Response[Pay
     now = wiring.clock().now()
     after = subscribers.set_payment_grace(_publisher(), subscription, body.days, now, wiring.subscribing())
     return resolver.reply(PaymentGraceBody(days=after.payment_grace_days))
+
+
+@app.get("/subscriptions/<subscription>/shards", summary="Months whose usage is spread", tags=OPERATING)
+def get_shards(subscription: str) -> Response[ShardsResponse]:
+    resolver.who(app, OPERATOR)
+    return _shards(of_anybody(subscription, wiring.subscribing()))
+
+
+@app.put("/subscriptions/<subscription>/shards", summary="Spread a hot subscription's usage", tags=OPERATING)
+def put_shards(subscription: str, body: ShardsBody) -> Response[ShardsResponse]:
+    """For one month to come, when the metric `UsageConflicts` says that batches wait for each other."""
+    person, rev = _person(resolver.who(app, OPERATOR)), resolver.expected_revision(app)
+    now, ports = wiring.clock().now(), wiring.subscribing()
+    return _shards(changing.set_shards(person, subscription, body.month, body.count, rev, now, ports))
+
+
+def _shards(subscription: Subscription) -> Response[ShardsResponse]:
+    shards = [ShardsBody(month=month, count=count) for month, count in subscription.shards]
+    return resolver.reply(ShardsResponse(shards=shards), rev=subscription.rev)
 
 
 # --- usage and the running period ---

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from monetize.domain.audit import AuditEntry
 from monetize.domain.errors import Refusal
 from monetize.domain.invoices import Bill, Invoice
 from monetize.domain.plans import PlanVersion
-from monetize.domain.subscriptions import Subscription, billed
+from monetize.domain.subscriptions import WRITTEN, Subscription, billed
 from monetize.services import changing, subscribing
 from tests.integration.subscribing_fixtures import CONTACT, GOLD, NOW, PLATINUM, Shop, shop
 
@@ -148,7 +149,7 @@ def test_cancelling_now_ends_it_this_second_and_leaves_a_last_bill(shop: Shop) -
         "2026-03-20T10:00:00Z",
     )
     stored = shop.stored(subscription)
-    assert stored.due_at == datetime(2026, 3, 21, 10, tzinfo=UTC)
+    assert stored.due_at == datetime(2026, 3, 21, 10, tzinfo=UTC) + WRITTEN
     assert shop.ask("post_cancel", subscription, body={"when": "now"}).code == "illegal_move"
     application = shop.ask("get_application", stored.application, query={"publisher": "acme"}).body
     assert application["live"] == 0
@@ -175,7 +176,7 @@ def test_a_cancellation_at_the_periods_end_can_be_taken_back_and_else_comes_by_i
     settled = shop.stored(subscription)
     assert (settled.status, settled.ended_at) == ("ended", datetime(2026, 4, 1, tzinfo=UTC))
     assert settled.next_edge == datetime(2026, 4, 1, tzinfo=UTC)
-    assert settled.due_at == datetime(2026, 4, 2, tzinfo=UTC)
+    assert settled.due_at == datetime(2026, 4, 2, tzinfo=UTC) + WRITTEN
 
 
 def test_a_second_subscription_does_not_lose_its_guard_when_the_first_is_settled_again(shop: Shop) -> None:
@@ -493,3 +494,55 @@ def test_a_session_that_was_replaced_expires_without_effect(shop: Shop) -> None:
     ports = wiring.subscribing()
     subscribing.checkout_expired(subscription, session="cs_older", now=shop.clock.now(), ports=ports)
     assert shop.stored(subscription) == before
+
+
+def test_an_operator_spreads_a_hot_subscription_over_shards_before_the_month_begins(shop: Shop) -> None:
+    subscription = opened(shop)
+    rev = shop.ask("get_shards", subscription, org="ops", roles="operator").etag
+    spread = shop.ask("put_shards", subscription, headers={"if-match": rev}, org="ops", roles="operator")
+    assert (spread.status, spread.body["shards"]) == (200, [{"month": "2026-04", "count": 8}])
+    assert shop.stored(subscription).shards == (("2026-04", 8),)
+    less = {"month": "2026-04", "count": 1}
+    back = shop.ask(
+        "put_shards", subscription, body=less, headers={"if-match": spread.etag}, org="ops", roles="operator"
+    )
+    assert back.body["shards"] == []
+    stale = shop.ask("put_shards", subscription, headers={"if-match": spread.etag}, org="ops", roles="operator")
+    assert (stale.status, stale.code) == (412, "changed_meanwhile")
+    assert [each.action for each in shop.table.list(AuditEntry, "PUB#acme#AUDIT#2026-03", "").items][-1] == (
+        "subscription.shards"
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"month": "2026-03", "count": 8}, 409, "month_begun"),
+        ({"month": "2025-12", "count": 8}, 409, "month_begun"),
+        ({"month": "2026-13", "count": 8}, 422, "invalid_request"),
+        ({"month": "2026-04", "count": 0}, 422, "invalid_request"),
+        ({"month": "2026-04", "count": 65}, 422, "invalid_request"),
+    ],
+)
+def test_shards_are_set_for_a_month_to_come(shop: Shop, body: dict[str, Any], status: int, code: str) -> None:
+    subscription = opened(shop)
+    rev = shop.ask("get_shards", subscription, org="ops", roles="operator").etag
+    asked = shop.ask("put_shards", subscription, body=body, headers={"if-match": rev}, org="ops", roles="operator")
+    assert (asked.status, asked.code) == (status, code)
+
+
+def test_shards_are_not_set_minutes_before_their_month_when_its_first_events_may_be_on_the_way(shop: Shop) -> None:
+    subscription = opened(shop)
+    rev = shop.ask("get_shards", subscription, org="ops", roles="operator").etag
+    shop.clock.move_to(datetime(2026, 3, 31, 23, 50, 1, tzinfo=UTC))
+    asked = shop.ask("put_shards", subscription, headers={"if-match": rev}, org="ops", roles="operator")
+    assert asked.code == "month_begun"
+
+
+def test_only_an_operator_sets_shards(shop: Shop) -> None:
+    subscription = opened(shop)
+    rev = shop.ask("get_subscription", subscription).etag
+    for org, roles in (("acme", "publisher_admin"), ("dev", "subscriber")):
+        asked = shop.ask("put_shards", subscription, headers={"if-match": rev}, org=org, roles=roles)
+        assert (asked.status, asked.code) == (403, "missing_role")
+        assert shop.ask("get_shards", subscription, org=org, roles=roles).code == "missing_role"

@@ -18,7 +18,12 @@ APRIL = datetime(2026, 4, 1, tzinfo=UTC)
 NAMES = sorted(path.stem.removeprefix("subscribe_") for path in EVENTS.glob("subscribe_*.json"))
 KEYED = {"post_topup": {"idempotency-key": "x"}}
 MATCHED = {"put_spend_cap", "put_application", "put_subscriber"}
-OF_A_SUBSCRIPTION = [name for name in NAMES if "/subscriptions/sub_" in (EVENTS / f"subscribe_{name}.json").read_text()]
+OPERATING = {"get_shards", "put_shards"}
+OF_A_SUBSCRIPTION = [
+    name
+    for name in NAMES
+    if name not in OPERATING and "/subscriptions/sub_" in (EVENTS / f"subscribe_{name}.json").read_text()
+]
 
 
 def headers(name: str) -> dict[str, str]:
@@ -88,8 +93,16 @@ def test_somebody_elses_key_is_unknown(shop: Shop) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("roles", ["", "gateway", "operator"])
 def test_a_caller_without_the_role_is_refused_before_anything_is_read(shop: Shop, name: str, roles: str) -> None:
+    if roles == "operator" and name in OPERATING:
+        roles = "subscriber publisher_admin"
     answer = shop.ask(name, roles=roles)
     assert (answer.status, answer.code) == (403, "missing_role"), answer.text
+
+
+@pytest.mark.parametrize("name", sorted(OPERATING))
+def test_an_operator_is_told_of_a_subscription_that_is_not_there(shop: Shop, name: str) -> None:
+    answer = shop.ask(name, "sub_01KK0000000000000000000000", headers={"if-match": '"1"'}, org="ops", roles="operator")
+    assert (answer.status, answer.code) == (404, "unknown_subscription")
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.split("_")[0] in ("post", "put", "delete")])

@@ -1,13 +1,18 @@
 """Whole lives of subscriptions through the local system: orders, usage, corrections, changes, ends, and their bills."""
 
 import json
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from local import story
 from local.http_client import Api, Refused
-from tests.integration.test_billing import FEBRUARY, GRACE, Shop, shop
+from local.in_process import world_of
+from local.system import System
+from monetize import wiring
+from tests.integration.test_billing import FEBRUARY, GRACE, METER, Shop, shop
 
 __all__ = ["shop"]
 
@@ -76,3 +81,107 @@ def test_a_correction_that_no_bill_could_take_is_refused(shop: Shop) -> None:
     assert refused == (409, "subscription_ended")
     again = shop.publisher.call("POST", "/usage/corrections", order, Idempotency_Key="first")
     assert again["outcome"] == "repeated"
+
+
+def test_an_opening_bill_paid_when_its_order_has_ended_is_given_back(system: System) -> None:
+    shop, _ = wait_for_opening_bill(system, DECLINED_LATER)
+    shop.world.run_until(datetime(2026, 1, 2, tzinfo=UTC))
+    shop.subscriber.call("POST", f"/subscriptions/{shop.subscription}/cancel", {"when": "now"})
+    invoice = shop.invoices()[-1]
+    shop.world.form(invoice["hosted_invoice_url"], {"card": story.CARD, "exp_month": "12", "exp_year": "2040"})
+    assert shop.invoices()[-1]["status"] == "paid"
+    shop.world.run_until(datetime(2026, 1, 4, 12, tzinfo=UTC))
+    assert status(shop) == "ended"
+    notes = list(shop.system.emulator.account(shop.account).credit_notes.values())
+    assert [note["amount"] for note in notes] == [invoice["total"]]
+
+
+DECLINED_LATER = "4000000000000341"  # Stripe's test card that can be left and never charged
+ON_PAYMENT = {
+    "name": "Gold",
+    "terms": {
+        "currency": "usd",
+        "activation": "on_payment",
+        "charges": [{"id": "fee", "name": "Gold", "model": "flat", "amount": 1000, "timing": "advance"}],
+    },
+}
+
+
+def open_offer(system: System, plan: Any) -> Shop:
+    """A publisher with an offer that nobody subscribed to yet."""
+    system.schedules.at_most_every = timedelta(hours=6)
+    world = world_of(system)
+    publisher = world.as_user("ann", "acme", "publisher_admin")
+    account = story.connect_stripe(world, publisher, "Acme")["publisher"]["stripe"]["account"]
+    offer = story.publish_offer(publisher, "acme", "Weather", plan, {"calls": METER})
+    return Shop(system, world, account, offer, "")
+
+
+def wait_for_opening_bill(system: System, card: str) -> tuple[Shop, str]:
+    """An offer that begins when its opening bill is paid, and an order of bob's with that card."""
+    shop = open_offer(system, ON_PAYMENT)
+    application = shop.subscriber.call("POST", "/applications", {"publisher": "acme", "name": "App"})
+    order = {
+        "publisher": "acme",
+        "application": application["id"],
+        "product": shop.offer.api,
+        "tier": shop.offer.gold_tier,
+        "contact": {"name": "Bob", "email": "bob@globex.example", "country": "US"},
+    }
+    made = shop.subscriber.call("POST", "/subscriptions", order)
+    story.pay_with_card(shop.world, made["checkout"]["url"], card)
+    shop.world.settle()
+    return replace(shop, subscription=made["id"]), application["id"]
+
+
+def status(shop: Shop) -> str:
+    return str(shop.subscriber.call("GET", f"/subscriptions/{shop.subscription}")["status"])
+
+
+def test_an_order_that_waits_for_its_opening_bill_begins_when_that_is_paid(system: System) -> None:
+    shop, _ = wait_for_opening_bill(system, story.CARD)
+    assert status(shop) == "pending_invoice"
+    assert refusal(shop.subscriber, "POST", f"/subscriptions/{shop.subscription}/pause") == (
+        409,
+        "subscription_not_active",
+    )
+    shop.world.run_until(datetime(2026, 1, 1, 12, tzinfo=UTC))
+    assert status(shop) == "active"
+    assert [(bill.status, bill.edge) for bill in shop.bills()] == [("paid", datetime(2026, 1, 1, 9, 30, tzinfo=UTC))]
+    shop.world.run_until(FEBRUARY + GRACE)
+    assert [(bill.status, bill.subtotal) for bill in shop.bills()][1:] == [("paid", 1000)]
+
+
+def test_an_order_whose_opening_bill_is_never_paid_ends_and_owes_nothing(system: System) -> None:
+    shop, application = wait_for_opening_bill(system, DECLINED_LATER)
+    shop.world.run_until(datetime(2026, 1, 3, tzinfo=UTC))
+    assert status(shop) == "pending_invoice"
+    assert shop.invoices()[-1]["status"] == "open"
+    shop.world.run_until(datetime(2026, 1, 6, tzinfo=UTC))
+    assert status(shop) == "ended"
+    assert [invoice["status"] for invoice in shop.invoices()] == ["void"]
+    shop.world.run_until(FEBRUARY + GRACE)
+    assert [bill.status for bill in shop.bills()] == ["void"]  # no last bill of what never began
+    found = wiring.subscribing().store.subscription(shop.subscription)
+    assert found is not None
+    assert (found.payment_state, found.unpaid, found.due_at) == ("current", (), None)
+    shop.subscriber.call("DELETE", f"/applications/{application}?publisher=acme")  # nothing holds it any more
+
+
+def test_an_opening_bill_paid_with_another_card_begins_the_order(system: System) -> None:
+    shop, _ = wait_for_opening_bill(system, DECLINED_LATER)
+    shop.world.run_until(datetime(2026, 1, 2, tzinfo=UTC))
+    checkout = shop.subscriber.call("POST", f"/subscriptions/{shop.subscription}/checkout")
+    story.pay_with_card(shop.world, checkout["url"])
+    shop.world.settle()
+    shop.world.run_until(datetime(2026, 1, 2, 6, tzinfo=UTC))
+    assert status(shop) == "active"
+
+
+def test_an_order_that_is_cancelled_before_it_is_paid_owes_nothing(system: System) -> None:
+    shop, _ = wait_for_opening_bill(system, DECLINED_LATER)
+    shop.world.run_until(datetime(2026, 1, 2, tzinfo=UTC))
+    shop.subscriber.call("POST", f"/subscriptions/{shop.subscription}/cancel", {"when": "now"})
+    shop.world.run_until(datetime(2026, 1, 6, tzinfo=UTC))
+    assert [invoice["status"] for invoice in shop.invoices()] == ["void"]
+    assert [bill.status for bill in shop.bills()] == ["void"]

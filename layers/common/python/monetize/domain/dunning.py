@@ -99,16 +99,22 @@ class FoundCustomer:
 class Terms:
     """When an unpaid invoice is charged again, in days after it first failed, and how long access stays open.
 
-    `card` is what is charged: the payment method on file now.
+    `card` is what is charged: the payment method on file now. `until`: when the order is called off that this invoice
+    was to begin.
     """
 
     retry_days: tuple[int, ...]
     grace_days: int
     card: str = ""
+    until: datetime | None = None
 
 
 def terms_of(
-    publisher: Publisher, subscriber: Subscriber | None, plan_grace_days: int | None, account: str = ""
+    publisher: Publisher,
+    subscriber: Subscriber | None,
+    plan_grace_days: int | None,
+    account: str = "",
+    until: datetime | None = None,
 ) -> Terms:
     """Grace by subscriber, else by plan, else by publisher (whose setting has a default)."""
     chosen = [subscriber.payment_grace_days if subscriber is not None else None, plan_grace_days]
@@ -118,6 +124,7 @@ def terms_of(
         retry_days=tuple(sorted(publisher.settings.retry_days)),
         grace_days=grace,
         card=(customer.payment_method or "") if customer is not None else "",
+        until=until,
     )
 
 
@@ -164,16 +171,21 @@ def failed(invoice: Invoice, failure: str, terms: Terms, at: datetime) -> Invoic
         final=final,
         card=terms.card,
         action_required=failure == ACTION,
-        next_attempt_at=None if final else next_attempt(since, terms, at),
+        next_attempt_at=next_attempt(since, terms, at, final=final),
         pending=invoice.pending if invoice.failed_at is not None else _grace(since, terms, at),
     )
     after = step(after, at, "action_required" if after.action_required else "payment_failed", failure)
-    return _with_retry_notice(after, at)
+    return after if after.next_attempt_at == terms.until else _with_retry_notice(after, at)
 
 
-def next_attempt(since: datetime, terms: Terms, at: datetime) -> datetime | None:
-    """The first of the schedule's days after `since` that is still to come; None after the last."""
-    return next((day for days in terms.retry_days if (day := since + timedelta(days=days)) > at), None)
+def next_attempt(since: datetime, terms: Terms, at: datetime, *, final: bool = False) -> datetime | None:
+    """The first of the schedule's days after `since` that is still to come; None after the last, or a final refusal.
+
+    The end of the order that it is for is looked at too: nothing is charged then.
+    """
+    days = () if final else tuple(since + timedelta(days=each) for each in terms.retry_days)
+    ends = () if terms.until is None else (max(terms.until, at),)
+    return min((*(day for day in days if day > at), *ends), default=None)
 
 
 def retried_now(invoice: Invoice, at: datetime, why: str) -> Invoice:
@@ -229,10 +241,10 @@ def _ended(before: Invoice, after: Invoice, found: Collected, at: datetime) -> I
 def _awaited(invoice: Invoice, due_at: datetime, terms: Terms, at: datetime) -> Invoice:
     """An invoice that the customer pays by itself: nothing is charged; after its date it is overdue."""
     if due_at > at:
-        return replace(invoice, next_attempt_at=None, pending=(Step(at=due_at, what=PAST_DUE_DATE),))
+        return replace(invoice, next_attempt_at=terms.until, pending=(Step(at=due_at, what=PAST_DUE_DATE),))
     if invoice.failed_at is not None:
-        return replace(invoice, next_attempt_at=None)
-    return replace(failed(invoice, OVERDUE, terms, at), next_attempt_at=None)
+        return replace(invoice, next_attempt_at=terms.until)
+    return replace(failed(invoice, OVERDUE, terms, at), next_attempt_at=terms.until)
 
 
 def _grace(since: datetime, terms: Terms, at: datetime) -> tuple[Step, ...]:

@@ -280,6 +280,14 @@ def status_at(subscription: Subscription, at: datetime) -> str:
     return subscription.status
 
 
+def called_off_at(subscription: Subscription) -> datetime | None:
+    """When an order that its opening bill was to begin ends, or has ended: what is unpaid then is not owed any more.
+
+    None once it has begun.
+    """
+    return None if subscription.activated_at is not None else subscription.ended_at or subscription.pending_until
+
+
 def segments(subscription: Subscription, start: datetime, end: datetime) -> tuple[Segment, ...]:
     """The stretches of `[start, end)`, in order, each under one span; they meet without a gap.
 

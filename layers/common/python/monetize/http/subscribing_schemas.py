@@ -402,6 +402,19 @@ class SpendCapBody(RequestModel):
     spend_cap: Minor | None
 
 
+class ShardsBody(RequestModel):
+    """Over how many partitions a hot subscription's usage of a month is spread; set before the month begins."""
+
+    month: Annotated[str, Field(pattern=r"^20[0-9]{2}-(0[1-9]|1[0-2])$", examples=["2026-04"])]
+    count: Annotated[int, Field(strict=True, ge=1, le=64)]
+
+
+class ShardsResponse(ResponseModel):
+    """Every month whose usage is spread."""
+
+    shards: list[ShardsBody]
+
+
 class PaymentGraceBody(RequestModel):
     """How many days an unpaid invoice of this subscriber leaves access open; null leaves it to the plan."""
 

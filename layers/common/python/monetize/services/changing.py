@@ -5,7 +5,7 @@ the next day or period; what was paid ahead and is not used comes back with the 
 """
 
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Final, Protocol
 
@@ -45,6 +45,7 @@ from monetize.services.subscription_access import (
     Ports,
     Request,
     audit,
+    of_anybody,
     of_publisher,
     of_subscriber,
     the_offer,
@@ -55,6 +56,7 @@ from monetize.services.subscription_access import (
 )
 
 MOST_TOPUPS: Final = 200
+SHARDS_KNOWN: Final = timedelta(minutes=10)  # events are taken 5 minutes early, by who remembers the old count a while
 
 
 class TopUps(Protocol):
@@ -157,9 +159,7 @@ def change_version(subscription_id: str, plan: str, version: int, when: str, now
     """
 
     def once() -> None:
-        subscription = ports.store.subscription(subscription_id)
-        if subscription is None:
-            raise NotFound("unknown_subscription", "There is no such subscription.")
+        subscription = of_anybody(subscription_id, ports)
         waits = subscription.change
         if waits is not None and (waits.plan, waits.version) == (plan, version):
             return
@@ -430,6 +430,27 @@ def set_spend_cap(
     entry = audit(
         person, subscription, "subscription.spend_cap", now, ports, before={field: str(was)}, after={field: str(cap)}
     )
+    return ports.store.save(subscription, after, entry=entry)
+
+
+def set_shards(
+    person: Person, subscription_id: str, month: str, count: int, rev: int, now: datetime, ports: Ports
+) -> Subscription:
+    """Spread the usage of a month `yyyy-mm` to come over `count` partitions: an operator's answer to write conflicts.
+
+    Conflict `month_begun` once events of that month may have been placed; PreconditionFailed when it changed since
+    `rev` was read.
+    """
+    subscription = of_anybody(subscription_id, ports)
+    if subscription.rev != rev:
+        raise PreconditionFailed("changed_meanwhile", "This changed since it was read: read it again.")
+    at = time_of(the_publisher(subscription.publisher, ports), now)
+    if at + SHARDS_KNOWN >= datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC):
+        raise Conflict("month_begun", "Shards are set before their month begins.")
+    counts = {**dict(subscription.shards), month: count}
+    after = replace(subscription, shards=tuple(sorted((when, many) for when, many in counts.items() if many > 1)))
+    said = {"month": month, "count": str(count)}
+    entry = audit(person, subscription, "subscription.shards", at, ports, after=said)
     return ports.store.save(subscription, after, entry=entry)
 
 

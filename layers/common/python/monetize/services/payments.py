@@ -5,6 +5,7 @@ that version. So any line may run twice, late, in another order or next to itsel
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -34,11 +35,10 @@ from monetize.domain.invoices import Bill, Invoice
 from monetize.domain.offers import time_of
 from monetize.domain.plans import PlanVersion
 from monetize.domain.publishers import Publisher
-from monetize.domain.subscriptions import Customer, Subscriber, Subscription, noted, scheduled
+from monetize.domain.subscriptions import Customer, Subscriber, Subscription, called_off_at, noted, scheduled
 from monetize.services.billing import Worked
-from monetize.services.subscription_access import Person
+from monetize.services.subscription_access import Person, until_unchanged
 
-TRIES = 5  # of reading and writing again when somebody else wrote in between
 ACTING = timedelta(minutes=15)  # how long after a request what is seen at the provider may be its doing
 AGAIN_UNREACHABLE = timedelta(days=1)
 
@@ -167,7 +167,18 @@ def _advance(around: Around, now: datetime, ports: Ports) -> Worked:
         invoice = around.invoice
     if not pays:
         return Worked("settled" if invoice.due_at is None else "waits", invoice.id)
+    if around.terms.until is not None and around.terms.until <= around.at:
+        return _call_off(around, now, ports)
     return charge(around, now, ports)
+
+
+def _call_off(around: Around, now: datetime, ports: Ports) -> Worked:
+    """Nobody pays for what never began. Where somebody just did, Stripe refuses, and the next reading says paid."""
+    invoice = around.invoice
+    with suppress(ProviderRefused):
+        ports.provider.void(invoice.account, invoice.stripe_id, f"called-off:{_bill_id(invoice)}")
+    latest = bring_up(_need(invoice.id, now, ports), now, ports, SILENT)
+    return Worked("called_off" if latest.invoice.status == "void" else latest.invoice.status, invoice.id)
 
 
 def charge(around: Around, now: datetime, ports: Ports) -> Worked:
@@ -211,7 +222,8 @@ def _put_off(around: Around, ports: Ports) -> Worked:
 
 def heard(invoice_id: str, event: str, now: datetime, ports: Ports) -> str:
     """Something happened to an invoice of ours: bring our record up to what it is now. Answers what became of it."""
-    for last in (*[False] * (TRIES - 1), True):
+
+    def once() -> str:
         around = _around(invoice_id, now, ports)
         if around is None:
             return "unknown"
@@ -224,14 +236,10 @@ def heard(invoice_id: str, event: str, now: datetime, ports: Ports) -> str:
             return "gone"
         after = brought_up(around.invoice, found, around.terms, around.at)
         outcome = after.status if after != around.invoice else "unchanged"
-        try:
-            _store(around, after, Written(event=(event, outcome)), ports)
-        except PreconditionFailed:
-            if last:
-                raise
-            continue
+        _store(around, after, Written(event=(event, outcome)), ports)
         return outcome
-    raise AssertionError  # the loop returns or raises
+
+    return until_unchanged(once)
 
 
 def bring_up(around: Around, now: datetime, ports: Ports, written: Written = Written()) -> Around:  # frozen
@@ -314,7 +322,8 @@ def adopt(found: Collected, bill: Bill, now: datetime, ports: Ports, event: tupl
 
 def customer_changed(subscriber: Subscriber, customer_id: str, event: str | None, now: datetime, ports: Ports) -> str:
     """The card that is charged is another, has other dates, or is gone; or the customer is. Answers which."""
-    for last in (*[False] * (TRIES - 1), True):
+
+    def once() -> str:
         latest = ports.store.subscriber(subscriber.publisher, subscriber.id)
         known = next((each for each in latest.customers if each.id == customer_id), None) if latest else None
         if latest is None or known is None:
@@ -329,19 +338,15 @@ def customer_changed(subscriber: Subscriber, customer_id: str, event: str | None
         entries = (
             [] if outcome in ("unchanged", "retried") else [_of_customer(latest, outcome, known, found, now, ports)]
         )
-        try:
-            ports.store.save(
-                subscriber=after if after != latest else None,
-                invoices=owed,
-                entries=entries,
-                event=(event, outcome) if event is not None else None,
-            )
-        except PreconditionFailed:
-            if last:
-                raise
-            continue
+        ports.store.save(
+            subscriber=after if after != latest else None,
+            invoices=owed,
+            entries=entries,
+            event=(event, outcome) if event is not None else None,
+        )
         return outcome
-    raise AssertionError  # the loop returns or raises
+
+    return until_unchanged(once)
 
 
 def _customer_after(
@@ -412,7 +417,7 @@ def _around(invoice_id: str, now: datetime, ports: Ports) -> Around | None:
         subscription,
         ports.store.bill(invoice.subscription, invoice.edge),
         publisher,
-        terms_of(publisher, subscriber, grace, invoice.account),
+        terms_of(publisher, subscriber, grace, invoice.account, called_off_at(subscription) if subscription else None),
         time_of(publisher, now),
     )
 

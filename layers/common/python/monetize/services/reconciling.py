@@ -34,7 +34,7 @@ from monetize.domain.invoices import Bill, Invoice
 from monetize.domain.offers import time_of
 from monetize.domain.plans import PlanVersion
 from monetize.domain.publishers import Publisher
-from monetize.domain.subscriptions import Subscriber, Subscription, billed
+from monetize.domain.subscriptions import Subscriber, Subscription, billed, called_off_at
 from monetize.services import invoice_actions, payments
 from monetize.services.billing import invoice_id, split_bill_id
 
@@ -210,6 +210,8 @@ def _subscriber(going: _Pass, subscriber: Subscriber) -> None:
         _theirs(going, found, subscriptions, bills, ours)
     for bill in bills.values():
         _leftover(going, bill)
+    for invoice in ours.values():
+        _paid_too_late(going, invoice, subscriptions.get(invoice.subscription))
     seen = {found.id for found in theirs}
     for invoice in ours.values():
         if invoice.stripe_id not in seen and invoice.account == going.account:
@@ -330,6 +332,16 @@ def _leftover(going: _Pass, bill: Bill) -> None:
     if left:
         detail = f"{left} is owed to the subscriber and no invoice can carry it: pay it outside"
         going.tell(AMOUNT, bill.id, detail, PROPOSED, left, bill.currency)
+
+
+def _paid_too_late(going: _Pass, invoice: Invoice, subscription: Subscription | None) -> None:
+    """An opening bill that was paid in the moment in which its order ended is given back."""
+    never_began = subscription is not None and not subscription.live and called_off_at(subscription) is not None
+    left = invoice.total - invoice.credited - invoice.refunded
+    if not never_began or invoice.status != "paid" or left <= 0:
+        return
+    given = invoice_actions.credit_correction(invoice.id, left, "called-off", going.now, going.ports.payments)
+    going.tell(AMOUNT, invoice.id, f"{given} was credited: its order ended before it was paid", REPAIRED)
 
 
 def _ours(going: _Pass, invoice: Invoice) -> None:

@@ -200,9 +200,16 @@ def started(
         checkout=None,
         checkout_expires_at=None,
         activated_at=None if waits else at,
-        pending_until=at + PENDING_LIFE if waits else None,
+        pending_until=at + _time_to_pay(publisher) if waits else None,
     )
     return noted(scheduled(begins, publisher.settings.grace_hours), at, begins.status)
+
+
+def _time_to_pay(publisher: Publisher) -> timedelta:
+    """How long an order waits for its opening bill to be paid."""
+    settings = publisher.settings
+    by_hand = settings.collection != "charge_automatically"
+    return max(PENDING_LIFE, timedelta(days=settings.days_until_due)) if by_hand else PENDING_LIFE
 
 
 def resume_checkout(person: Person, subscription_id: str, now: datetime, ports: Ports) -> Started:
@@ -314,12 +321,15 @@ def activate_paid(
 def checkout_expired(
     subscription_id: str, *, session: str, now: datetime, ports: Ports, also: Sequence[Any] = ()
 ) -> Subscription | None:
-    """A Checkout session ran out. The order can be resumed until its own end, which the to-do list brings about."""
+    """A Checkout session ran out. The order can be resumed until its own end, which the to-do list brings about.
+
+    None when it is not the order's session any more: nothing is written then, `also` included.
+    """
 
     def once() -> Subscription | None:
         subscription = ports.store.subscription(subscription_id)
         if subscription is None or subscription.checkout != session:
-            return subscription
+            return None
         after = replace(subscription, checkout=None, checkout_expires_at=None)
         return ports.store.save(subscription, noted(after, now, "checkout_expired"), also=also)
 
@@ -396,9 +406,13 @@ def changed_over(subscription: Subscription, publisher: Publisher) -> Subscripti
 
 
 def ended(subscription: Subscription, move: str, at: datetime, reason: str, publisher: Publisher) -> Subscription:
-    """The same, ended. Its last bill is still to come when it was ever billed or is to be."""
+    """The same, ended. Its last bill is still to come when it was ever billed or is to be.
+
+    What waited for its opening bill never began: nothing of it is charged or given back.
+    """
     after = replace(
         subscription,
+        spans=() if subscription.status == "pending_invoice" else subscription.spans,
         status=states.SUBSCRIPTION.move(subscription.status, move),
         ended_at=at,
         end_reason=reason,

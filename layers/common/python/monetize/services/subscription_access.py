@@ -167,6 +167,14 @@ def visible(person: Person, subscription_id: str, ports: Ports) -> Subscription:
     return subscription
 
 
+def of_anybody(subscription_id: str, ports: Ports) -> Subscription:
+    """Anybody's, for an operator and for the machine. NotFound when there is none."""
+    subscription = ports.store.subscription(subscription_id)
+    if subscription is None:
+        raise NotFound("unknown_subscription", "There is no such subscription.")
+    return subscription
+
+
 def of_subscriber(person: Person, subscription_id: str, ports: Ports) -> Subscription:
     """One of the caller's as subscriber; NotFound otherwise."""
     subscription = visible(person, subscription_id, ports)
