@@ -204,7 +204,7 @@ PLANTED = (
         "adapters/stripe/invoices.py",
         "one_key_for_all_drafts",
         'f"{wanted.bill}:{wanted.attempt}:create"',
-        'f"{wanted.bill[:5]}:{wanted.attempt}:create"',
+        'f"{wanted.bill[:4]}:{wanted.attempt}:create"',
         "two subscriptions share a draft",
         "all 0-99",
     ),

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -96,9 +96,17 @@ def _worlds(part: Part, tally: Tally) -> Iterator[tuple[str, Result]]:
             points = scenarios.crash_points(flow, seed)
             tally.points[part.flow] += points
             for at in range(1, points + 1):
-                yield f"crash {part.flow} {seed} {at}", scenarios.crash(flow, seed, at)
+                yield f"crash {part.flow} {seed} {at}", _held(lambda at=at: scenarios.crash(flow, seed, at), seed)  # type: ignore[misc] # noqa: B023 # called at once
         else:
-            yield f"{part.kind} {seed}", one(part.kind, seed)
+            yield f"{part.kind} {seed}", _held(lambda: one(part.kind, seed), seed)  # noqa: B023 # called at once
+
+
+def _held(run: Callable[[], Result], seed: int) -> Result:
+    """A world that cannot even be run to its end is a finding too."""
+    try:
+        return run()
+    except Exception as error:  # noqa: BLE001 # told with its seed, which replays it
+        return Result("", seed, [f"the world ended in {error!r}"])
 
 
 def one(kind: str, seed: int, *, keep: bool = False) -> Result:

@@ -173,7 +173,7 @@ def _states(world: World) -> Iterator[str]:
             before = int(str(old["rev"]["N"])) if old is not None and "rev" in old else 0
             if int(str(new["rev"]["N"])) != before + 1:
                 yield f"{sk}: revision {new['rev']['N']} written over {before}"
-        if entity is None or new is None:
+        if entity is None or new is None or "doc" not in new:
             continue
         after = _doc(new)
         was = _doc(old) if old is not None else None
@@ -412,7 +412,7 @@ def _finished(world: World, sub: str, bills: list[_Doc], core: list[Mapping[str,
     for item in core:
         if "due_sk" in item and item["sk"]["S"] != "SUBSCRIPTION" and f"#{sub}" in item["due_sk"]["S"]:
             at = datetime.fromisoformat(item["due_sk"]["S"].partition("#")[0])
-            if at <= now and not world.declined:
+            if at <= now and not world.declined and not world.deauthorized:
                 yield f"{item['pk']['S']} {item['sk']['S']} is still to be done since {at.isoformat()}"
 
 
@@ -481,7 +481,7 @@ def _agrees(world: World, name: str, bill: _Doc, invoice: dict[str, Any], record
     if record is None:
         yield f"{name}: no record of {invoice['id']}"
         return
-    if invoice["status"] == "paid" and record.status != "paid":
+    if invoice["status"] == "paid" and record.status != "paid" and not world.deauthorized:  # nobody lets us look
         yield f"{name}: paid at Stripe, {record.status} in our record"
     if invoice["status"] == "open" and not world.declined and not world.deauthorized:
         yield f"{name}: open at Stripe, nobody paid it"
@@ -491,7 +491,8 @@ def _agrees(world: World, name: str, bill: _Doc, invoice: dict[str, Any], record
 
 def orphans(world: World) -> list[str]:
     """Drafts of ours that no bill names: harmless, and reconciliation deletes them; a crash alone leaves none."""
-    stored = {_doc(item).invoice for item in _items(world, CORE) if item["sk"]["S"].startswith("BILL#")}
+    bills = [item for item in _items(world, CORE) if item["sk"]["S"].startswith("BILL#") and "doc" in item]
+    stored = {_doc(item).invoice for item in bills}
     return [
         f"draft {invoice['id']} of {invoice['metadata'].get('bill')} is nobody's"
         for invoice in world.stripe.accounts[world.account].invoices.values()

@@ -10,7 +10,7 @@ from local.simulate import world as worlds
 from local.simulate.check import check, orphans
 from local.simulate.gate import Chances, Crash
 from local.simulate.prices import TARIFFS
-from local.simulate.world import PUBLISHER, SOURCE, START, Batch, Sent, World, build, usage
+from local.simulate.world import PUBLISHER, SOURCE, START, Batch, Message, Sent, World, build, usage
 
 FIRST, SECOND = datetime(2026, 2, 1, tzinfo=UTC), datetime(2026, 3, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -124,8 +124,8 @@ def crash(flow: Flow, seed: int, at: int, *, keep: bool = False) -> Result:
     found = [] if ended is None or isinstance(ended, Crash) else [f"ended by {ended!r}"]
     made.gate.quiet()
     found += at_rest(made)
-    found += orphans(made)
     found += flow.after(made)
+    found += orphans(made)
     done = result(f"crash {flow.name}", made, found, f"--at {at}")
     done.doors = doors
     return done
@@ -134,10 +134,10 @@ def crash(flow: Flow, seed: int, at: int, *, keep: bool = False) -> Result:
 def at_rest(made: World) -> list[str]:
     """Recover, then hold the world to the invariants."""
     try:
-        made.settle()
+        made.settle(made.clock.now() + timedelta(days=3) if made.deauthorized else None)
+        return check(made)
     except Exception as error:  # noqa: BLE001 # whatever recovery ends in is a finding
         return [f"recovery ended in {error!r}"]
-    return check(made)
 
 
 def _bill(made: World) -> None:
@@ -217,6 +217,28 @@ def _declined(seed: int) -> World:
     made.stripe.set_card_outcome(made.account, made.card, "succeed")
     made.clock.advance(timedelta(hours=1))
     return made
+
+
+def _drifted(seed: int) -> World:
+    """A paid bill nothing was heard of, and beside it a draft of ours that nobody needs, two days old."""
+    from local.stripe_emulator.transport import client_for
+
+    made = at_month_end(seed)
+    made.stripe.webhooks.fate = lambda _: ()
+    made.gate.solo(lambda: _bill(made))
+    sub = made.subscriptions[0]
+    name = f"{sub}.{FIRST:%Y%m%dT%H%M%SZ}"
+    marks = {"monetize": "bill", "bill": name, "invoice": "inv_none", "attempt": "7", "subscription": sub}
+    draft = {"customer": made.customer, "currency": made.tariff.currency, "metadata": marks}
+    client_for(made.stripe).v1.invoices.create(draft, {"stripe_account": made.account})  # type: ignore[arg-type]
+    made.clock.advance(timedelta(days=2))
+    return made
+
+
+def _reconciled(made: World) -> list[str]:
+    """Another pass finds nothing that it could not repair."""
+    left = made.reconcile()
+    return [f"{left} differences in money stay"] if left else []
 
 
 def _awaiting_checkout(seed: int) -> World:
@@ -334,6 +356,7 @@ FLOWS = (
     Flow("compact", _compactable, lambda made: made.compact()),
     Flow("webhook", _to_hear, _hear),
     Flow("retry", _declined, _tick),
+    Flow("reconcile", _drifted, lambda made: made.reconcile(), _reconciled),
     Flow("checkout", _awaiting_checkout, _hear, _active),
     Flow("connect", _connecting, _connect, _connected),
 )
@@ -388,6 +411,13 @@ def everything(seed: int, *, keep: bool = False) -> Result:
             made.clock.now() + timedelta(hours=rng.randrange(1, 30)),
             lambda: made.stripe.set_card_outcome(made.account, made.card, "succeed"),
         )
+    if rng.random() < 0.1:
+        leaves = made.clock.now() + timedelta(seconds=rng.choice((0, 1, 3600)))
+        made.deauthorized = True
+        made.stripe.at(leaves, lambda: made.stripe.deauthorize(made.account))
+    if rng.random() < 0.2:
+        for body in ({"kind": "bill", "id": "nonsense"}, {"kind": "subscription", "id": "sub_none"}):
+            made.queue.append(Message(body, made.clock.now()))
     silent = rng.random() < 0.25
     if silent:
         made.webhooks = False
@@ -413,7 +443,10 @@ def everything(seed: int, *, keep: bool = False) -> Result:
     made.gate.quiet()
     made.dynamodb.index_lag = None
     found = at_rest(made)
-    if not found and rng.random() < 0.5 and made.clock.now() < SECOND:
+    if not found and not made.deauthorized:
+        made.clock.advance(timedelta(days=2))
+        found = _reconciled(made) + at_rest(made) + orphans(made)
+    if not found and not made.deauthorized and rng.random() < 0.5 and made.clock.now() < SECOND:
         made.until_due()
         found = at_rest(made)
     return result("everything", made, found)

@@ -266,6 +266,14 @@ class World:
 
         self.outcomes.append(f"event:{apply(event, self.clock.now(), wiring.applying())}")
 
+    def reconcile(self) -> int:
+        """The daily comparison with Stripe; how many differences in money it could not repair."""
+        from monetize import wiring
+        from monetize.services.reconciling import reconcile_all
+
+        reports = reconcile_all(self.clock.now(), lambda: True, wiring.reconciling())
+        return sum(report.money_findings for report in reports)
+
     def tick(self) -> None:
         """The schedule: every shard that has anything, by the real fan-out."""
         from monetize import wiring
@@ -417,8 +425,9 @@ def _template() -> dict[str, Any]:
 def prepared(tariff: Tariff, subscriptions: int, opened: bool) -> Prepared:
     """Make one, with `opened` its opening bills made and paid."""
     from monetize import wiring
+    from monetize.adapters.dynamo import keys
     from monetize.adapters.dynamo.table import Table as CoreTable
-    from monetize.adapters.dynamo.table import put
+    from monetize.adapters.dynamo.table import claim, put
     from monetize.domain.catalog import Product, Tier
     from monetize.domain.meters import Meter
     from monetize.domain.plans import Plan, PlanVersion
@@ -512,6 +521,14 @@ def prepared(tariff: Tariff, subscriptions: int, opened: bool) -> Prepared:
         )
     for entity in made:
         core.write(put(entity))
+    for number in range(subscriptions):
+        sub = f"sub_{number + 1}"
+        core.write(
+            claim(keys.publisher_subscription(PUBLISHER, sub), sub),
+            claim(keys.subscriber_subscription(PUBLISHER, SUBSCRIBER, sub), sub),
+            claim(keys.plan_subscription("plan_1", 1, sub), sub),
+            claim(keys.guard(f"app_{number + 1}", "api_1"), sub),
+        )
     for table in tables(dynamodb).values():
         table.view = "NEW_AND_OLD_IMAGES"
         table.changes.clear()

@@ -21,7 +21,6 @@ from monetize.services.subscription_access import Person
 
 BY_NAME = {tariff.name: tariff for tariff in TARIFFS}
 DEV = Person("dan", SUBSCRIBER)
-MINUTE = timedelta(minutes=1)
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +118,7 @@ def test_a_draft_whose_key_stripe_forgot_is_found_and_not_made_again() -> None:
 def test_usage_has_its_grace_when_something_else_comes_due_before() -> None:
     made = deaf(3)
     changing.cancel(DEV, "sub_1", "period_end", "", made.clock.now(), wiring.subscribing())
-    made.clock.move_to(FIRST + MINUTE)
+    made.clock.move_to(FIRST + timedelta(hours=2))
     made.bill("sub_1")
     assert made.outcomes == ["subscription:moved"]
     assert wiring.billing_table().bill("sub_1", FIRST) is None
