@@ -146,9 +146,7 @@ def _bill(made: World) -> None:
 
 def _tick(made: World) -> None:
     made.tick()
-    while made.queue:
-        made.work(made.queue[0].body)
-        made.queue.pop(0)
+    _messages(made)()
 
 
 def _ingest(made: World) -> None:
@@ -453,14 +451,13 @@ def everything(seed: int, *, keep: bool = False) -> Result:
 
 
 def _messages(made: World) -> Callable[[], object]:
-    """A worker that takes what is in the queue; what fails stays there."""
+    """A worker that takes what is in the queue; what fails stays there, and another one may have it too."""
 
     def work() -> None:
         for message in list(made.queue):
             if message.at <= made.clock.now():
                 made.work(message.body)
-                if message in made.queue:
-                    made.queue.remove(message)
+                made.queue[:] = [each for each in made.queue if each is not message]
 
     return work
 
