@@ -2,14 +2,17 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from monetize import wiring
 from monetize.adapters.dynamo import keys
 from monetize.domain.invoices import Invoice
-from monetize.domain.stripe_events import Notice
+from monetize.domain.stripe_events import ACCOUNT, MARKED, UNMARKED, Notice
 from monetize.domain.subscriptions import Subscription
-from monetize.services import payments
+from monetize.services.applying import HANDLERS, apply
 from monetize.services.billing import invoice_id
 from tests.integration.payment_fixtures import Shop, shop
 
@@ -118,11 +121,81 @@ def test_a_reading_that_was_overtaken_is_read_again(shop: Shop) -> None:
             return found
 
     slow = replace(ports, provider=Overtaken())
-    wiring.inbox().put_if_absent(_notice(made.stripe_id, shop), shop.now)
-    assert payments.heard(made.id, "evt_slow", shop.now, slow) == "unchanged"
+    wiring.inbox().put_if_absent(_notice(shop, "invoice.updated", made.stripe_id, hint=made.id), shop.now)
+    assert apply("evt_slow", shop.now, replace(wiring.applying(), payments=slow)) == "applied"
     assert slow.provider.answers == 2
     assert shop.invoice(made).status == "paid"
 
 
-def _notice(invoice: str, shop: Shop) -> Notice:
-    return Notice(id="evt_slow", type="invoice.updated", account=shop.account, object=invoice, created=shop.now)
+def _notice(shop: Shop, kind: str, about: str, hint: str = "") -> Notice:
+    return Notice(
+        id="evt_slow", type=kind, account=shop.account, object=about, created=shop.now, hint=hint, about=(about,)
+    )
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "invoice.paid",
+        "payment_method.updated",
+        "checkout.session.completed",
+        "checkout.session.expired",
+        "account.updated",
+        "account.application.deauthorized",
+    ],
+)
+def test_every_effect_and_its_done_mark_are_one_write(shop: Shop, kind: str) -> None:
+    """Another worker ended the event after this one read it as open: of the effect nothing is written a second time."""
+    about, hint = _with_something_to_tell(shop, kind)
+    inbox = wiring.inbox()
+    inbox.put_if_absent(_notice(shop, kind, about, hint), shop.now)
+    wiring.payment_table().save(event=("evt_slow", "elsewhere"))
+    stale = iter([(_notice(shop, kind, about, hint), "received")])
+    late = replace(wiring.applying(), inbox=SimpleNamespace(get=lambda event: next(stale, None) or inbox.get(event)))
+    before = len(shop.system.dynamodb.changes(shop.table.name, 0))
+    assert apply("evt_slow", shop.now, late) == "known"
+    assert len(shop.system.dynamodb.changes(shop.table.name, 0)) == before
+    assert next(stale, None) is None
+    # The same, not ended by anybody: the effect and the mark are there.
+    again = replace(_notice(shop, kind, about, hint), id="evt_again")
+    inbox.put_if_absent(again, shop.now)
+    assert apply("evt_again", shop.now, wiring.applying()) == "applied"
+    assert len(shop.system.dynamodb.changes(shop.table.name, 0)) > before
+    found = inbox.get("evt_again")
+    assert found is not None
+    assert found[1] == "done"
+
+
+def _with_something_to_tell(shop: Shop, kind: str) -> tuple[str, str]:
+    """What the event is about, and the hint it carries; its webhook itself is lost."""
+    about, hint = shop.account, ""
+    if kind == "invoice.paid":
+        made = shop.sent(charge=True)
+        about, hint = made.stripe_id, made.id
+    elif kind == "payment_method.updated":
+        shop.stripe.replace_card_number(shop.account, shop.card, 7, 2041)
+        about = shop.customer
+    elif kind.startswith("checkout"):
+        setup = wiring.customers().begin_setup(shop.account, shop.customer, "usd", "sub_new", "acme", "key")
+        shop.subscribe("sub_new", checkout=setup.id, pending_until=shop.now + timedelta(hours=72))
+        shop.change(Subscription, keys.subscription("sub_new"), status="pending_payment", activated_at=None)
+        if kind.endswith("completed"):
+            shop.stripe.complete_checkout(shop.account, setup.id, "5555555555554444")
+        about, hint = setup.id, "sub_new"
+    elif kind == "account.updated":
+        shop.stripe.restrict(shop.account, currently_due=["external_account"])
+    while shop.stripe.webhooks.due(shop.now):
+        pass
+    return about, hint
+
+
+def test_an_account_that_let_us_go_is_audited_as_done_at_stripe(shop: Shop) -> None:
+    shop.stripe.deauthorize(shop.account)
+    shop.settle()
+    assert shop.audited() == [("stripe", "monetization.disconnect", "acme")]
+
+
+@pytest.mark.parametrize("kind", sorted(MARKED | UNMARKED | ACCOUNT))
+def test_every_type_that_is_taken_in_has_an_effect_or_is_observed_on_purpose(kind: str) -> None:
+    found = [prefix for prefix, _ in HANDLERS if kind.startswith(prefix)]
+    assert len(found) == 1 or kind == "account.application.authorized"

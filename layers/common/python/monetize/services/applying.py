@@ -9,11 +9,11 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from monetize.domain.dunning import Collected
-from monetize.domain.errors import AccountUnreachable, NotFound, PreconditionFailed
+from monetize.domain.errors import AccountUnreachable, NotFound
 from monetize.domain.stripe_events import Notice
 from monetize.services import onboarding, payments, subscribing
 from monetize.services.billing import split_bill_id
-from monetize.services.subscription_access import Card
+from monetize.services.subscription_access import Card, until_unchanged
 from monetize.services.subscription_access import Ports as SubscribingPorts
 
 EARLY = frozenset({"draft", "open"})
@@ -60,10 +60,14 @@ class Ports:
 def apply(event: str, now: datetime, ports: Ports) -> str:
     """Apply one stored event. Answers what became of it, a word for metrics.
 
-    The effect and the event's `done` are one write wherever the effect is one; where it is not (what we know of the
-    account), the effect is the same however often it is made, and `done` comes after it. What Stripe does not answer
-    now goes up as ProviderBusy: the caller brings the event again.
+    The effect and the event's `done` are one write, on the version of ours that was read before Stripe was asked; what
+    changed meanwhile is read again. What Stripe does not answer now goes up as ProviderBusy: the caller brings the
+    event again.
     """
+    return until_unchanged(lambda: _apply(event, now, ports))
+
+
+def _apply(event: str, now: datetime, ports: Ports) -> str:
     stored = ports.inbox.get(event)
     if stored is None:
         return "unknown_event"
@@ -78,10 +82,7 @@ def apply(event: str, now: datetime, ports: Ports) -> str:
         outcome = "gone"  # what it was about is not there any more: there is nothing to bring up
     if outcome is None:
         return "applied"
-    try:
-        ports.payments.store.save(event=(event, outcome))
-    except PreconditionFailed:
-        return "known"  # another worker ended it
+    ports.payments.store.save(event=(event, outcome))
     return outcome
 
 
@@ -163,16 +164,23 @@ def _completed(notice: Notice, now: datetime, ports: Ports) -> str | None:
 
 
 def _expired(notice: Notice, now: datetime, ports: Ports) -> str | None:
-    subscribing.checkout_expired(notice.hint, session=notice.object, now=now, ports=ports.subscribing)
-    return "expired"
+    done = ports.payments.store.done(notice.id, "expired")
+    resumable = subscribing.checkout_expired(
+        notice.hint, session=notice.object, now=now, ports=ports.subscribing, also=(done,)
+    )
+    return "unchanged" if resumable is None else None
 
 
-def _account(notice: Notice, _now: datetime, ports: Ports) -> str:
-    return "updated" if onboarding.account_updated(notice.account, ports.onboarding) else "not_ours"
+def _account(notice: Notice, _now: datetime, ports: Ports) -> str | None:
+    done = ports.payments.store.done(notice.id, "updated")
+    outcome = onboarding.account_updated(notice.account, ports.onboarding, also=(done,))
+    return None if outcome == "updated" else outcome
 
 
-def _deauthorized(notice: Notice, now: datetime, ports: Ports) -> str:
-    return "deauthorized" if onboarding.account_deauthorized(notice.account, now, ports.onboarding) else "not_ours"
+def _deauthorized(notice: Notice, now: datetime, ports: Ports) -> str | None:
+    done = ports.payments.store.done(notice.id, "disconnected")
+    outcome = onboarding.account_deauthorized(notice.account, now, ports.onboarding, also=(done,))
+    return None if outcome == "disconnected" else outcome
 
 
 def _observed(_notice: Notice, _now: datetime, _ports: Ports) -> str:

@@ -7,9 +7,10 @@ waits until the same user, freshly signed in, confirms it with a token that only
 
 import hashlib
 import hmac
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 from monetize.domain import states
 from monetize.domain.audit import AuditEntry
@@ -48,7 +49,7 @@ class Publishers(Protocol):
     def consume_state(self, state_sha256: str) -> OAuthState | None: ...
     def get(self, publisher: str) -> Publisher | None: ...
     def holder_of(self, account: str) -> str | None: ...
-    def save(self, publisher: Publisher, entry: AuditEntry | None) -> Publisher: ...
+    def save(self, publisher: Publisher, entry: AuditEntry | None, also: Sequence[Any] = ()) -> Publisher: ...
     def enable(
         self, publisher: Publisher, tiers: tuple[Tier, ...], release_account: str | None, entry: AuditEntry
     ) -> Publisher: ...
@@ -285,28 +286,36 @@ def disconnect(person: Person, now: datetime, ports: Ports) -> Disconnected:
     return Disconnected(publisher, ports.publishers.unbilled(publisher.id))
 
 
-def account_deauthorized(account: str, now: datetime, ports: Ports) -> bool:
-    """Stripe says that the account let us go. False when nobody holds it."""
+def account_deauthorized(account: str, now: datetime, ports: Ports, also: Sequence[Any] = ()) -> str:
+    """Stripe says that the account let us go: `disconnected`, else nothing was written: `unchanged`, `not_ours`.
+
+    `also` are further operations of the transaction that stores the effect.
+    """
     publisher = _holder(account, ports)
     if publisher is None or publisher.stripe is None:
-        return False
-    if publisher.status == "enabled":
-        ports.publishers.save(
-            replace(
-                publisher,
-                status=states.PUBLISHER.move(publisher.status, "disconnect"),
-                stripe=replace(publisher.stripe, deauthorized_at=now, charges_enabled=False),
-            ),
-            None,
-        )
-    return True
+        return "not_ours"
+    if publisher.status != "enabled":
+        return "unchanged"
+    disconnected = replace(
+        publisher,
+        status=states.PUBLISHER.move(publisher.status, "disconnect"),
+        stripe=replace(publisher.stripe, deauthorized_at=now, charges_enabled=False),
+    )
+    by_hand = Person(user="stripe", organization=publisher.id, plan="", auth_time=None)
+    before = {"account": account}
+    entry = _entry(by_hand, "monetization.disconnect", publisher.id, now, ports, before=before)
+    ports.publishers.save(disconnected, entry, also)
+    return "disconnected"
 
 
-def account_updated(account: str, ports: Ports) -> bool:
-    """Keep what we know of the account current. False when nobody holds it."""
+def account_updated(account: str, ports: Ports, also: Sequence[Any] = ()) -> str:
+    """Keep what we know of the account current: `updated`, else nothing was written: `unchanged`, `not_ours`.
+
+    `also` are further operations of the transaction that stores the effect.
+    """
     publisher = _holder(account, ports)
     if publisher is None or publisher.stripe is None or publisher.stripe.deauthorized_at is not None:
-        return False
+        return "not_ours"
     latest = ports.provider.account(account)
     link = replace(
         publisher.stripe,
@@ -316,9 +325,10 @@ def account_updated(account: str, ports: Ports) -> bool:
         charges_enabled=latest.charges_enabled,
         requirements=latest.requirements,
     )
-    if link != publisher.stripe:
-        ports.publishers.save(replace(publisher, stripe=link), None)
-    return True
+    if link == publisher.stripe:
+        return "unchanged"
+    ports.publishers.save(replace(publisher, stripe=link), None, also)
+    return "updated"
 
 
 def sweep(now: datetime, ports: Ports) -> int:

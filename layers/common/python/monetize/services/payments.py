@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any, Protocol
 
 from monetize.domain import states
@@ -37,10 +38,11 @@ from monetize.domain.plans import PlanVersion
 from monetize.domain.publishers import Publisher
 from monetize.domain.subscriptions import Customer, Subscriber, Subscription, called_off_at, noted, scheduled
 from monetize.services.billing import Worked
-from monetize.services.subscription_access import Person, until_unchanged
+from monetize.services.subscription_access import Person
 
 ACTING = timedelta(minutes=15)  # how long after a request what is seen at the provider may be its doing
 AGAIN_UNREACHABLE = timedelta(days=1)
+MOST_AT_ONCE = 50  # invoices in one transaction; the daily reconciliation takes up the rest
 
 
 class Store(Protocol):
@@ -221,25 +223,18 @@ def _put_off(around: Around, ports: Ports) -> Worked:
 
 
 def heard(invoice_id: str, event: str, now: datetime, ports: Ports) -> str:
-    """Something happened to an invoice of ours: bring our record up to what it is now. Answers what became of it."""
+    """Something happened to an invoice of ours: bring our record up to what it is now, with the event's `done`.
 
-    def once() -> str:
-        around = _around(invoice_id, now, ports)
-        if around is None:
-            return "unknown"
-        try:
-            found = ports.provider.collected(
-                around.invoice.account, around.invoice.stripe_id, disputed=bool(around.invoice.disputed)
-            )
-        except NotFound:
-            ports.store.save(event=(event, "gone"))
-            return "gone"
-        after = brought_up(around.invoice, found, around.terms, around.at)
-        outcome = after.status if after != around.invoice else "unchanged"
-        _store(around, after, Written(event=(event, outcome)), ports)
-        return outcome
-
-    return until_unchanged(once)
+    Answers what became of it. NotFound when either of them is gone; PreconditionFailed when anything changed meanwhile.
+    """
+    around = around_of(invoice_id, now, ports)
+    found = ports.provider.collected(
+        around.invoice.account, around.invoice.stripe_id, disputed=bool(around.invoice.disputed)
+    )
+    after = brought_up(around.invoice, found, around.terms, around.at)
+    outcome = after.status if after != around.invoice else "unchanged"
+    _store(around, after, Written(event=(event, outcome)), ports)
+    return outcome
 
 
 def bring_up(around: Around, now: datetime, ports: Ports, written: Written = Written()) -> Around:  # frozen
@@ -321,32 +316,29 @@ def adopt(found: Collected, bill: Bill, now: datetime, ports: Ports, event: tupl
 
 
 def customer_changed(subscriber: Subscriber, customer_id: str, event: str | None, now: datetime, ports: Ports) -> str:
-    """The card that is charged is another, has other dates, or is gone; or the customer is. Answers which."""
+    """The card that is charged is another, has other dates, or is gone; or the customer is. Answers which.
 
-    def once() -> str:
-        latest = ports.store.subscriber(subscriber.publisher, subscriber.id)
-        known = next((each for each in latest.customers if each.id == customer_id), None) if latest else None
-        if latest is None or known is None:
-            return "unknown"
-        try:
-            found = ports.provider.customer(known.account, customer_id)
-        except NotFound:
-            found = FoundCustomer(id=customer_id, deleted=True)
-        outcome, after, owed = _customer_after(latest, known, found, now, ports)
-        if outcome == "unchanged" and event is None:
-            return outcome
-        entries = (
-            [] if outcome in ("unchanged", "retried") else [_of_customer(latest, outcome, known, found, now, ports)]
-        )
-        ports.store.save(
-            subscriber=after if after != latest else None,
-            invoices=owed,
-            entries=entries,
-            event=(event, outcome) if event is not None else None,
-        )
+    PreconditionFailed when anything changed meanwhile.
+    """
+    latest = ports.store.subscriber(subscriber.publisher, subscriber.id)
+    known = next((each for each in latest.customers if each.id == customer_id), None) if latest else None
+    if latest is None or known is None:
+        return "unknown"
+    try:
+        found = ports.provider.customer(known.account, customer_id)
+    except NotFound:
+        found = FoundCustomer(id=customer_id, deleted=True)
+    outcome, after, owed = _customer_after(latest, known, found, now, ports)
+    if outcome == "unchanged" and event is None:
         return outcome
-
-    return until_unchanged(once)
+    entries = [] if outcome in ("unchanged", "retried") else [_of_customer(latest, outcome, known, found, now, ports)]
+    ports.store.save(
+        subscriber=after if after != latest else None,
+        invoices=owed,
+        entries=entries,
+        event=(event, outcome) if event is not None else None,
+    )
+    return outcome
 
 
 def _customer_after(
@@ -361,7 +353,8 @@ def _customer_after(
         known, payment_method=found.payment_method, brand=found.brand, last4=found.last4, expires=found.expires
     )
     # The card may be known from its own Checkout already: what failed on another one is what counts.
-    owed = [] if card.payment_method is None else list(_charged_again(subscriber, known, card, now, ports))
+    again = iter(()) if card.payment_method is None else _charged_again(subscriber, known, card, now, ports)
+    owed = list(islice(again, MOST_AT_ONCE))
     if card == known:
         return ("retried" if owed else "unchanged"), subscriber, owed
     after = replace(subscriber, customers=tuple(card if each.id == known.id else each for each in subscriber.customers))

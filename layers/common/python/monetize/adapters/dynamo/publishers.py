@@ -1,5 +1,6 @@
 """Publishers, their guards and the one-time states of their connection."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -73,10 +74,13 @@ class PublisherTable:
         guard = self._table.raw(keys.stripe_account(account))
         return guard["owner"]["S"] if guard else None
 
-    def save(self, publisher: Publisher, entry: AuditEntry | None) -> Publisher:
-        """Replace it, if it is still as it was read. PreconditionFailed otherwise."""
+    def save(self, publisher: Publisher, entry: AuditEntry | None, also: Sequence[Op] = ()) -> Publisher:
+        """Replace it, if it is still as it was read. PreconditionFailed otherwise.
+
+        `also` are operations of other tables' stores for the same transaction.
+        """
         try:
-            self._table.write(put(publisher), *([put(entry)] if entry else []))
+            self._table.write(put(publisher), *([put(entry)] if entry else []), *also)
         except Lost:
             raise PreconditionFailed("changed_meanwhile", "The publisher changed since it was read.") from None
         return replace(publisher, rev=publisher.rev + 1)
