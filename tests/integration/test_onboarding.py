@@ -1,12 +1,22 @@
 """Onboarding: who may connect which Stripe account to whom."""
 
 import json
+import re
 from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import pytest
+
+from local import story
+from local.http_client import Refused
+from local.in_process import world_of
+from local.story import Offer, publish_offer
+from local.stripe_emulator.faults import Fault
 from local.system import System
 
+METERS = {"calls": {"name": "Requests", "event_type": "api.request", "unit": "calls"}}
+WSO2 = {"price": 1000, "max_daily_usage": 10, "overage_charge": "25", "overage_unit": 5, "meter": "{calls}"}
 ADMIN = {"plan": "business", "roles": ["publisher_admin"]}
 
 
@@ -188,3 +198,95 @@ def test_unknown_fields_and_wrong_types_are_refused(system: System) -> None:
         assert status in (400, 422), body
         assert headers["content-type"] == "application/problem+json"
         assert answer["code"] in ("invalid_request", "malformed_json")
+
+
+def a_commercial_offer(system: System) -> Offer:
+    plan = {"name": "Gold", "wso2": {**WSO2, "currency": "eur"}}
+    return publish_offer(world_of(system).as_user("ann", "acme", "publisher_admin"), "acme", "Weather", plan, METERS)
+
+
+def reconnected(system: System, account: str) -> tuple[int, Any]:
+    token = come_back(system, authorize(system), account)["completion"]
+    status, _, body = call(system, "POST", "/monetization/enable", {"completion": token})
+    return status, body
+
+
+def test_another_account_gets_the_plans_products_and_is_sold_on(system: System) -> None:
+    connected(system)
+    offer = a_commercial_offer(system)
+    other = system.emulator.create_account(country="DE", default_currency="eur")
+    assert reconnected(system, other.id)[0] == 200
+    assert len(other.products) == 1
+    world = world_of(system)
+    bob = world.as_user("bob", "globex", "subscriber")
+    story.subscribe(world, bob, offer, "App", offer.gold_tier, "bob@globex.example")
+    world.run_until(system.clock.now() + timedelta(hours=2))
+    assert [invoice["status"] for invoice in other.invoices.values()] == ["paid"]
+
+
+def test_another_account_is_refused_while_commercial_subscriptions_live(system: System) -> None:
+    account = connected(system)
+    offer, world = a_commercial_offer(system), world_of(system)
+    bob = world.as_user("bob", "globex", "subscriber")
+    story.subscribe(world, bob, offer, "App", offer.gold_tier, "bob@globex.example")
+    other = system.emulator.create_account(country="DE", default_currency="eur")
+    status, body = reconnected(system, other.id)
+    assert (status, body["code"], body["account"]) == (409, "other_account_in_use", account)
+    assert call(system, "GET", "/monetization")[2]["stripe"]["account"] == account
+
+
+def test_an_account_of_another_mode_is_let_go_and_never_waits_for_confirmation(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = authorize(system)
+    account = system.emulator.create_account(country="DE", default_currency="eur")
+    monkeypatch.setattr(system.emulator, "livemode", True)
+    assert come_back(system, url, account.id) == {"monetization": "wrong_mode"}
+    assert not account.connected
+    assert call(system, "GET", "/monetization")[0] == 404
+
+
+def test_an_account_that_may_only_be_read_is_let_go(system: System) -> None:
+    account = system.emulator.create_account(country="DE", default_currency="eur")
+    url = authorize(system).replace("scope=read_write", "scope=read_only")
+    assert come_back(system, url, account.id) == {"monetization": "read_only_scope"}
+    assert not account.connected
+    assert call(system, "GET", "/monetization")[0] == 404
+
+
+def test_what_goes_wrong_at_stripe_sends_the_browser_back_with_a_code(system: System) -> None:
+    def fragment(state: str, answer: str) -> str:
+        _, headers, _ = system.call("GET", f"/stripe/oauth/callback?state={state}&{answer}")
+        return urlsplit(headers["location"]).fragment
+
+    def state() -> str:
+        return parse_qs(urlsplit(authorize(system)).query)["state"][0]
+
+    assert fragment(state(), "error=server_error&error_description=x") == "monetization=provider_error"
+    assert fragment(state(), "scope=read_write") == "monetization=provider_error"
+    assert fragment(state(), "code=ac_made_up") == "monetization=code_refused"
+    system.emulator.faults.append(Fault("time_out", path="/oauth/token", times=9))
+    assert fragment(state(), "code=ac_made_up") == "monetization=stripe_unavailable"
+    assert call(system, "GET", "/monetization")[0] == 404
+
+
+def test_stripe_sends_nobody_to_an_address_that_was_not_registered(system: System) -> None:
+    url = re.sub("redirect_uri=[^&]*", "redirect_uri=https%3A%2F%2Fevil.example%2Fcallback", authorize(system))
+    page = world_of(system).http.send("GET", url)
+    assert (page.status, "location" in page.headers) == (400, False)
+
+
+def test_an_account_that_is_restricted_is_shown_so_and_sells_nothing_new_until_it_may_charge(system: System) -> None:
+    account = connected(system)
+    offer, world = a_commercial_offer(system), world_of(system)
+    bob = world.as_user("bob", "globex", "subscriber")
+    system.emulator.restrict(account)
+    world.settle()
+    shown = call(system, "GET", "/monetization")[2]["stripe"]
+    assert shown["charges_enabled"] is False
+    with pytest.raises(Refused, match="account_restricted"):
+        story.subscribe(world, bob, offer, "App", offer.gold_tier, "bob@globex.example")
+    system.emulator.restrict(account, charges_enabled=True)
+    world.settle()
+    assert call(system, "GET", "/monetization")[2]["stripe"]["charges_enabled"] is True
+    story.subscribe(world, bob, offer, "App2", offer.gold_tier, "bob@globex.example")

@@ -138,9 +138,11 @@ def onboarding() -> Any:
     from monetize.adapters.dynamo.publishers import PublisherTable
     from monetize.adapters.stripe.onboarding import OAuthOnboarding
     from monetize.services.onboarding import Ports
+    from monetize.services.plans import products_on
 
     config = load()
     return Ports(
+        products=lambda publisher, account: products_on(publisher, account, plans()),
         publishers=PublisherTable(core()),
         provider=OAuthOnboarding(
             stripe(),

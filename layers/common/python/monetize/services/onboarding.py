@@ -7,7 +7,7 @@ waits until the same user, freshly signed in, confirms it with a token that only
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -76,10 +76,11 @@ class Ids(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What onboarding works with."""
+    """What onboarding works with. `products` makes what the publisher's plans are sold as on an account; repeatable."""
 
     publishers: Publishers
     provider: Provider
+    products: Callable[[str, str], int]
     ids: Ids
     livemode: bool
     trial_plans: tuple[str, ...]
@@ -204,6 +205,9 @@ def enable(person: Person, completion: str, now: datetime, ports: Ports) -> Enab
             "Commercial subscriptions live on the account that was connected before.",
             account=held,
         )
+    if held not in (None, pending.account):
+        # Before anybody can subscribe there: a crash in between leaves products that the next request finds.
+        ports.products(publisher.id, pending.account)
     first = publisher.enabled_at is None
     tiers = default_tiers(publisher.id, now) if first else ()
     link = StripeLink(
