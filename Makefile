@@ -35,7 +35,7 @@ test: ready ## every test; ARGS="tests/unit -k money" for some
 	@$(PYTHON) -m pytest -q -n 2 $(ARGS)
 
 .PHONY: check
-check: format-check lint types template-lint test ## everything that must hold before a change lands
+check: format-check lint types template-lint pages-check test ## everything that must hold before a change lands
 
 .PHONY: format
 format: ready ## write the code as ruff formats it
@@ -54,6 +54,17 @@ lint: ready ## rules of style, and the direction of imports
 .PHONY: types
 types: ready ## mypy, strict, over functions, layer, local system and tests
 	@$(PYTHON) -m mypy $(CODE)
+
+.PHONY: openapi states pages-check
+openapi: ready ## write the API's description as the handlers make it
+	@PYTHONPATH=layers/common/python $(PYTHON) -m local.openapi
+
+states: ready ## draw the state machines into docs/states.md
+	@PYTHONPATH=layers/common/python $(PYTHON) -m local.states
+
+pages-check: ready
+	@PYTHONPATH=layers/common/python $(PYTHON) -m local.openapi --check
+	@PYTHONPATH=layers/common/python $(PYTHON) -m local.states --check
 
 .PHONY: template-lint
 template-lint: ready-sam ## the template as written, and as SAM translates it
@@ -87,11 +98,22 @@ lock: ready ## compile the pinned requirements anew
 	@$(COMPILE) layers/dependencies/requirements.in -o layers/dependencies/requirements.txt
 	@$(COMPILE) local/requirements/dev.in -o local/requirements/dev.txt
 	@$(COMPILE) local/requirements/sam.in -o local/requirements/sam.txt
+	@$(COMPILE) local/requirements/audit.in -o local/requirements/audit.txt
 	@$(COMPILE) local/requirements/lambda.in -o local/requirements/lambda.txt
+
+.PHONY: audit
+audit: ## known vulnerabilities of what we ship, and checkov on the template; needs the network
+	@local/setup.sh audit
+	@.venv-audit/bin/checkov --config-file .checkov.yaml
+	@.venv-audit/bin/pip-audit --disable-pip --require-hashes -r layers/dependencies/requirements.txt
+
+.PHONY: load
+load: ready ## fifty clients for two minutes with faults on, then count; ARGS="--clients 10 --seconds 30"
+	@$(PYTHON) -m local.load $(ARGS)
 
 .PHONY: clean
 clean: ## remove what was built, the environments included
-	@rm -rf .venv .venv-sam .venv.lock .venv-sam.lock .aws-sam .local .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .venv-sam .venv-audit .venv.lock .venv-sam.lock .aws-sam .local .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find functions layers local tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: simulate

@@ -31,6 +31,8 @@ def _one(record: SQSRecord) -> None:
     worked = WORK[kind](message, now)
     if kind != "shard":
         metrics.add_metric(f"Billing_{kind}_{worked.outcome}", MetricUnit.Count, 1)
+    if worked.outcome == "parked":
+        metrics.add_metric("BillsParked", MetricUnit.Count, 1)  # the alarm's, whichever message it happened to
     logger.info("billing step", extra={"kind": kind, "outcome": worked.outcome, "bill": worked.bill})
     if kind in TALLIED and "run" in message and not worked.again_in:
         tallies.append((message["run"], worked))
