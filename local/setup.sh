@@ -2,6 +2,7 @@
 # Make the environments that the Makefile works with. Run by make; quick when nothing changed.
 #   local/setup.sh dev    .venv      what the functions import, and what testing needs
 #   local/setup.sh sam    .venv-sam  the SAM CLI, apart: its pins contradict ours
+#   local/setup.sh audit  .venv-audit  checkov and pip-audit, apart for the same reason
 #   local/setup.sh python            print the interpreter that would be used
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -73,6 +74,7 @@ make_environment() { # folder, lock file
 case "${1:-dev}" in
   dev) make_environment .venv local/requirements/dev.txt ;;
   sam) make_environment .venv-sam local/requirements/sam.txt ;;
+  audit) make_environment .venv-audit local/requirements/audit.txt ;;
   python) find_python ;;
-  *) echo "usage: local/setup.sh dev|sam|python" >&2; exit 2 ;;
+  *) echo "usage: local/setup.sh dev|sam|audit|python" >&2; exit 2 ;;
 esac
