@@ -140,11 +140,8 @@ class Shop:
             next_attempt_at=self.now + timedelta(minutes=15),
         )  # fmt: skip
         self.store(made, replace(bill, rev=1, status="sent", sent_at=self.now))
-        for key in (
-            keys.publisher_invoice("acme", made.issued_at, made.id),
-            keys.subscriber_invoice("acme", "dev", made.id),
-        ):
-            self.table.client.put_item(TableName=self.table.name, Item={"pk": {"S": key.pk}, "sk": {"S": key.sk}})
+        key = keys.publisher_invoice("acme", made.issued_at, made.id)
+        self.table.client.put_item(TableName=self.table.name, Item={"pk": {"S": key.pk}, "sk": {"S": key.sk}})
         if charge:
             self.charge(made)
         return made

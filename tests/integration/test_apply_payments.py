@@ -9,12 +9,13 @@ import pytest
 
 from monetize import wiring
 from monetize.adapters.dynamo import keys
-from monetize.domain.invoices import Invoice
+from monetize.adapters.dynamo.table import release
+from monetize.domain.invoices import Bill, Invoice
 from monetize.domain.stripe_events import ACCOUNT, MARKED, UNMARKED, Notice
 from monetize.domain.subscriptions import Subscription
 from monetize.services.applying import HANDLERS, apply
 from monetize.services.billing import invoice_id
-from tests.integration.payment_fixtures import Shop, shop
+from tests.integration.payment_fixtures import START, Shop, shop
 
 __all__ = ["shop"]
 
@@ -95,6 +96,27 @@ def test_an_invoice_paid_before_its_worker_could_record_it_is_adopted(shop: Shop
     assert (made.status, made.amount, made.stripe_id) == ("paid", 4900, bill.invoice)
     after = shop.bill(made)
     assert (after.status, after.next_at, after.sent_at) == ("paid", None, shop.now)
+
+
+def test_an_invoice_paid_before_its_worker_could_list_it_is_listed_once(shop: Shop) -> None:
+    """The worker crashed between the record and its place in the list; when it comes back the bill is settled."""
+    made = shop.sent(charge=True)
+    place = keys.publisher_invoice("acme", made.issued_at, made.id)
+    shop.table.write(release(place))
+    shop.change(Bill, keys.bill(made.subscription, made.edge), status="drafted", sent_at=None)
+    shop.settle()
+    assert shop.bill(made).status == "paid"
+    assert [item["sk"]["S"] for item in shop.table.query(place.pk).items] == [place.sk]
+
+
+def test_an_adopted_invoice_is_in_its_publishers_list(shop: Shop) -> None:
+    bill = shop.draft()
+    assert bill.invoice is not None
+    shop.client.v1.invoices.finalize_invoice(bill.invoice, None, shop.options)
+    shop.stripe.pay_by_hand(shop.account, bill.invoice)
+    shop.settle()
+    (listed,) = shop.table.query(keys.publisher_invoice("acme", f"{START:%Y-%m}").pk).items
+    assert listed["sk"]["S"].endswith(f"#{invoice_id(bill)}")
 
 
 def test_a_reading_that_was_overtaken_is_read_again(shop: Shop) -> None:

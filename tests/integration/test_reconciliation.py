@@ -9,7 +9,7 @@ from typing import Any
 from functions.reconcile.app import handler
 from monetize import wiring
 from monetize.adapters.dynamo import keys
-from monetize.adapters.dynamo.table import delete
+from monetize.adapters.dynamo.table import delete, release
 from monetize.domain.drift import Report
 from monetize.domain.invoices import Bill, Invoice
 from monetize.domain.subscriptions import Span, Subscriber, Subscription, scheduled
@@ -218,9 +218,11 @@ def test_after_a_restore_invoices_are_adopted_before_anything_is_billed_again(sh
     made = [shop.sent(subscription="sub_old", edge=edge, charge=True) for edge in edges]
     silence(shop)
     for each in made:
-        shop.table.write(delete(shop.invoice(each)))
-        shop.table.write(delete(shop.bill(each)))
+        place = keys.publisher_invoice("acme", each.issued_at, each.id)
+        shop.table.write(delete(shop.invoice(each)), delete(shop.bill(each)), release(place))
     report = reconcile(shop)
+    listed = shop.table.query(keys.publisher_invoice("acme", f"{START:%Y-%m}").pk).items
+    assert {item["sk"]["S"].partition("#")[2] for item in listed} == {each.id for each in made}
     assert kinds(report) == {"missing_here:repaired": 4}
     for each in made:
         assert shop.invoice(each).status == "paid"

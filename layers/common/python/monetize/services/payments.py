@@ -60,6 +60,7 @@ class Store(Protocol):
     def owed_by(self, publisher: str, subscriber: str) -> Iterator[Invoice]: ...
     def action(self, invoice: str, action: str) -> Action | None: ...
     def acting(self, invoice: str, since: datetime) -> bool: ...
+    def record(self, invoice: Invoice) -> None: ...
     def listed(self, invoice: Invoice) -> None: ...
     def done(self, event: str, outcome: str) -> Any: ...
     def save(
@@ -261,6 +262,8 @@ def _store(around: Around, after: Invoice, written: Written, ports: Ports) -> bo
         if after.status == "paid" and subscription.status == "pending_invoice":
             subscription = _begun(subscription, around.publisher, around.at)
     bill = bill_after(around.bill, after, around.at) if around.bill is not None else None
+    if bill != around.bill and around.bill is not None and around.bill.status == "drafted":
+        ports.store.listed(before)  # its worker will find the bill settled and not come to it
     done = list(by_hand(before, after)) if written.hand else []
     if done and ports.store.acting(before.id, around.at - ACTING):
         done = []  # asked for here, and audited as that person's
@@ -308,11 +311,9 @@ def adopt(found: Collected, bill: Bill, now: datetime, ports: Ports, event: tupl
         next_attempt_at=at,
         issued_at=found.created,
     )
-    ports.store.save(recorded)
+    ports.store.record(recorded)
     around = _need(recorded.id, now, ports)
-    after = bring_up_to(around, found, now, ports, Written(event=event, hand=False)).invoice
-    ports.store.listed(after)
-    return after
+    return bring_up_to(around, found, now, ports, Written(event=event, hand=False)).invoice
 
 
 def customer_changed(subscriber: Subscriber, customer_id: str, event: str | None, now: datetime, ports: Ports) -> str:

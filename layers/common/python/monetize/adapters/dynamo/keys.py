@@ -190,11 +190,6 @@ def publisher_invoice(pub: str, issued: datetime | str, inv: str = "") -> Key:
     return Key(f"PUB#{pub}#INV#{at[:7]}", f"{at}#{inv}")
 
 
-def subscriber_invoice(pub: str, subr: str, inv: str = "") -> Key:
-    """A subscriber's invoices at one publisher: pointers."""
-    return Key(f"PUB#{pub}#SUBR#{subr}", f"INV#{inv}")
-
-
 def audit(pub: str, month: str, entry: str = "") -> Key:
     return Key(f"PUB#{pub}#AUDIT#{month}", entry)
 
@@ -340,12 +335,18 @@ _OF: dict[str, Callable[[Any], Key]] = {
     "Plan": lambda it: plan(it.publisher, it.id),
     "PlanVersion": lambda it: plan_version(it.plan, it.number),
     "Move": lambda it: plan_move(it.plan, it.id),
-    "Subscriber": lambda it: replace(subscriber(it.publisher, it.id), lookup=it.customers[-1].id if it.customers else None),
+    "Subscriber": lambda it: replace(
+        subscriber(it.publisher, it.id), lookup=it.customers[-1].id if it.customers else None
+    ),
     "Application": lambda it: application(it.publisher, it.subscriber, it.id),
     "Subscription": lambda it: Key(f"SUB#{it.id}", "SUBSCRIPTION", **due(it.id, it.due_at, it.due_scope, it.publisher)),
-    "Bill": lambda it: Key(f"SUB#{it.subscription}", f"BILL#{instant(it.edge)}", **due(it.id, it.next_at, it.due_scope, it.publisher)),
+    "Bill": lambda it: Key(
+        f"SUB#{it.subscription}", f"BILL#{instant(it.edge)}", **due(it.id, it.next_at, it.due_scope, it.publisher)
+    ),
     "BillLines": lambda it: bill_lines(it.subscription, it.edge),
-    "Invoice": lambda it: Key(f"INV#{it.id}", "INVOICE", lookup=it.stripe_id, **due(it.id, it.due_at, it.due_scope, it.publisher)),
+    "Invoice": lambda it: Key(
+        f"INV#{it.id}", "INVOICE", lookup=it.stripe_id, **due(it.id, it.due_at, it.due_scope, it.publisher)
+    ),
     "AuditEntry": lambda it: audit(it.publisher, f"{it.at:%Y-%m}", it.id),
     "ApiKey": lambda it: api_key(it.sha256),
     "GatewayKey": lambda it: api_key(it.sha256),

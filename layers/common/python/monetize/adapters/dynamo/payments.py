@@ -134,14 +134,22 @@ class PaymentTable:
         """The end of an event, for somebody else's transaction."""
         return self.inbox.done(event, outcome)
 
+    def record(self, invoice: Invoice) -> None:
+        """A new invoice with its place in its publisher's list. PreconditionFailed: somebody else recorded it."""
+        try:
+            self.table.write(put(invoice), _listed(invoice))
+        except Lost:
+            raise PreconditionFailed("changed_meanwhile", "Another worker recorded it.") from None
+
     def listed(self, invoice: Invoice) -> None:
-        """The invoice's places in the lists of its publisher and its subscriber, put again if they are not there."""
-        for key in (
-            keys.publisher_invoice(invoice.publisher, invoice.issued_at, invoice.id),
-            keys.subscriber_invoice(invoice.publisher, invoice.subscriber, invoice.id),
-        ):
-            if self.table.raw(key) is None:
-                self.table.write(Op("Put", {"Item": {"pk": {"S": key.pk}, "sk": {"S": key.sk}}}))
+        """Its place in its publisher's list, which the worker that recorded it may have left out."""
+        self.table.write(_listed(invoice))
+
+
+def _listed(invoice: Invoice) -> Op:
+    """The same whoever writes it, so without a condition."""
+    key = keys.publisher_invoice(invoice.publisher, invoice.issued_at, invoice.id)
+    return Op("Put", {"Item": {"pk": {"S": key.pk}, "sk": {"S": key.sk}}})
 
 
 def _points(invoice: Invoice) -> Op:

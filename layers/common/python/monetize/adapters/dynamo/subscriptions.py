@@ -248,9 +248,12 @@ class SubscriptionTable:
     # --- what is owed ---
 
     def money_due(self, publisher: str, subscriber: str) -> str | None:
-        """The code of the first reason why a subscriber still owes something; None when nothing is left."""
+        """The code of the first reason why a subscriber still owes something; None when nothing is left.
+
+        A bill is `sent` for as long as its invoice is open, so that invoices need no list of their own here.
+        """
         # Here, since nothing else in subscribing needs rating: it would cost every cold start.
-        from monetize.domain.invoices import Bill, Invoice
+        from monetize.domain.invoices import Bill
 
         prefix = keys.subscriber_subscription(publisher, subscriber)
         pointers = self.table.query(prefix.pk, prefix.sk).items
@@ -263,11 +266,6 @@ class SubscriptionTable:
             bills = self.table.query(f"SUB#{subscription.id}", "BILL#").items
             if any(read(Bill, item).status not in _SETTLED for item in bills):
                 return "money_due"
-        prefix = keys.subscriber_invoice(publisher, subscriber)
-        pointers = self.table.query(prefix.pk, prefix.sk).items
-        invoices = [keys.invoice(item["sk"]["S"].removeprefix(prefix.sk)) for item in pointers]
-        if any(invoice.status in _OWED for invoice in self.table.get_many(Invoice, invoices)):
-            return "money_due"
         return None
 
     def forget_application(self, application: Application) -> None:
@@ -290,7 +288,6 @@ class SubscriptionTable:
 
 
 _SETTLED = frozenset({"empty", "waived", "paid", "void", "uncollectible"})
-_OWED = frozenset({"open", "payment_failed"})
 
 
 def _pointers(subscription: Subscription) -> list[keys.Key]:
