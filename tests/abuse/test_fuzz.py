@@ -330,4 +330,5 @@ def test_an_id_of_any_letters_is_an_unknown_one(scene: Scene, admin: str, identi
             other = {named[-1]: identity}
             status, headers, body = send(scene.system, operation, scene.acme.ids, admin, number=0, other=other)
             code = refused(scene, (status, headers, body))
-            assert status in (400, 404, 409, 422), (operation.name, code, body)
+            not_this_role = status == 403 and code == "missing_role"  # an operator's route says that before it looks
+            assert not_this_role or status in (400, 404, 409, 422), (operation.name, code, body)
