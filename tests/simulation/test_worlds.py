@@ -148,6 +148,18 @@ def test_a_period_corrected_by_a_third_bill_keeps_the_correction_of_the_second()
         assert check(made) == []
 
 
+def test_a_late_batch_resent_after_it_was_billed_stays_billed() -> None:
+    made = deaf(5, "graduated")
+    made.until_due()
+    made.settle()
+    send(made, "l", FIRST - timedelta(hours=2), 25, 25)
+    made.until_due()
+    made.settle()
+    made.clock.move_to(SECOND + timedelta(days=2))
+    made.send(made.batches[-1])
+    assert check(made) == []
+
+
 def test_credit_that_was_carried_comes_off_the_bill_after() -> None:
     made = deaf(6, "falling")
     send(made, "a", FIRST - timedelta(days=1), 20)
