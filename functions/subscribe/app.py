@@ -13,7 +13,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from monetize import wiring
-from monetize.domain.subscriptions import Subscription
+from monetize.domain.subscriptions import Subscriber, Subscription
 from monetize.domain.usage import Metered
 from monetize.http import resolver
 from monetize.http.caller import OPERATOR, PUBLISHER_ADMIN, PUBLISHER_VIEWER, SUBSCRIBER, Caller
@@ -292,12 +292,22 @@ def post_topup(subscription: str, body: TopUpRequest) -> Response[TopUpResponse]
     return resolver.reply(answer, status=HTTPStatus.CREATED, rev=after.rev, location=f"/subscriptions/{after.id}")
 
 
+@app.get("/subscriptions/<subscription>/payment-grace", summary="Days an unpaid invoice is borne", tags=PUBLISHING)
+def get_payment_grace(subscription: str) -> Response[PaymentGraceBody]:
+    person = _person(resolver.who(app, PUBLISHER_ADMIN, PUBLISHER_VIEWER))
+    return _grace(subscribers.of_publisher_side(person, subscription, wiring.clock().now(), wiring.subscribing()))
+
+
 @app.put("/subscriptions/<subscription>/payment-grace", summary="Days an unpaid invoice is borne", tags=PUBLISHING)
 def put_payment_grace(subscription: str, body: PaymentGraceBody) -> Response[PaymentGraceBody]:
     """For all subscriptions of this subscriber with the publisher."""
-    now = wiring.clock().now()
-    after = subscribers.set_payment_grace(_publisher(), subscription, body.days, now, wiring.subscribing())
-    return resolver.reply(PaymentGraceBody(days=after.payment_grace_days))
+    person, rev = _publisher(), resolver.expected_revision(app)
+    now, ports = wiring.clock().now(), wiring.subscribing()
+    return _grace(subscribers.set_payment_grace(person, subscription, body.days, rev, now, ports))
+
+
+def _grace(subscriber: Subscriber) -> Response[PaymentGraceBody]:
+    return resolver.reply(PaymentGraceBody(days=subscriber.payment_grace_days), rev=subscriber.rev)
 
 
 @app.get("/subscriptions/<subscription>/shards", summary="Months whose usage is spread", tags=OPERATING)
@@ -424,10 +434,11 @@ def post_key(subscription: str, body: KeyRequest) -> Response[IssuedKeyResponse]
 
 
 @app.get("/subscriptions/<subscription>/keys", summary="List keys", tags=KEYS)
-def get_keys(subscription: str) -> Response[KeysResponse]:
+def get_keys(subscription: str, limit: Limit = 50, cursor: Cursor = None) -> Response[KeysResponse]:
     person = _person(resolver.who(app, *READERS))
-    found = issuing.listed(person, subscription, wiring.issuing())
-    return resolver.reply(KeysResponse(items=[KeyResponse.of(each) for each in found]))
+    page = issuing.listed(person, subscription, from_cursor(cursor), limit, wiring.issuing())
+    items = [KeyResponse.of(each) for each in page.items]
+    return resolver.reply(KeysResponse(items=items, cursor=to_cursor(page.after)))
 
 
 @app.delete("/subscriptions/<subscription>/keys/<key>", summary="Revoke a key", tags=KEYS, status_code=204)

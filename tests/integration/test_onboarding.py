@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from local import story
-from local.http_client import Refused
+from local.http_client import Api, Refused
 from local.in_process import world_of
 from local.story import Offer, publish_offer
 from local.stripe_emulator.faults import Fault
@@ -290,3 +290,41 @@ def test_an_account_that_is_restricted_is_shown_so_and_sells_nothing_new_until_i
     world.settle()
     assert call(system, "GET", "/monetization")[2]["stripe"]["charges_enabled"] is True
     story.subscribe(world, bob, offer, "App2", offer.gold_tier, "bob@globex.example")
+
+
+def test_no_answer_that_is_kept_for_repetition_holds_a_secret(system: System) -> None:
+    """Whatever POST is repeated under its key, what the table keeps of it opens nothing."""
+    shown: list[str] = []
+
+    def post(api: Api, path: str, body: Any) -> Any:
+        return api.call("POST", path, body, Idempotency_Key=f"key of {path}")
+
+    world = world_of(system)
+    ann, bob = world.as_user("ann", "acme", "publisher_admin"), world.as_user("bob", "globex", "subscriber")
+    url = post(ann, "/monetization/connect", {"return_to": "/monetization"})["authorize_url"]
+    shown += parse_qs(urlsplit(url).query)["state"]
+    account = system.emulator.create_account(country="DE", default_currency="eur").id
+    completion = come_back(system, url, account)["completion"]
+    shown.append(completion)
+    post(ann, "/monetization/enable", {"completion": completion})
+    offer = a_commercial_offer(system)
+    shown.append(post(ann, "/gateway-keys", {"name": "edge"})["key"])
+    application = post(bob, "/applications", {"publisher": "acme", "name": "App"})["id"]
+    contact = {"name": "Bob", "email": "bob@globex.example", "country": "US"}
+    order = {"publisher": "acme", "application": application, "product": offer.api, "tier": offer.gold_tier}
+    made = post(bob, "/subscriptions", order | {"contact": contact})
+    shown.append(made["checkout"]["url"])
+    shown.append(post(bob, f"/subscriptions/{made['id']}/checkout", None)["url"])
+    story.pay_with_card(world, made["checkout"]["url"])
+    world.settle()
+    key = post(bob, f"/subscriptions/{made['id']}/keys", {"environment": "production", "name": "edge"})
+    again = post(bob, f"/subscriptions/{made['id']}/keys", {"environment": "production", "name": "edge"})
+    assert (again["id"], again["key"], again["already_shown"]) == (key["id"], None, True)
+    shown.append(key["key"])
+    rotated = post(bob, f"/subscriptions/{made['id']}/keys/{key['id']}/rotate", {"overlap_hours": 1})
+    shown.append(rotated["key"])
+    shown.append(post(bob, f"/subscriptions/{made['id']}/portal", None)["url"])
+    kept = json.dumps(system.dynamodb.scan(TableName="IdempotencyTable")["Items"], default=str)
+    everything = kept + json.dumps(system.dynamodb.scan(TableName="CoreTable")["Items"], default=str)
+    assert "App" in kept, "the application's answer is kept, so the test looks at the right place"
+    assert [each for each in shown if each in everything] == []

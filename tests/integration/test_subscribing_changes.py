@@ -317,8 +317,12 @@ def test_the_portal_opens_for_who_pays(shop: Shop) -> None:
 
 def test_a_publisher_bears_unpaid_invoices_longer_for_one_subscriber(shop: Shop) -> None:
     subscription = opened(shop)
-    assert shop.ask("put_payment_grace", subscription).status == 404
-    assert shop.ask("put_payment_grace", subscription, org="acme").body == {"days": 10}
+    read = {"if-match": shop.ask("get_payment_grace", subscription, org="acme").etag}
+    assert shop.ask("put_payment_grace", subscription, headers=read).status == 404
+    assert shop.ask("put_payment_grace", subscription, org="acme").code == "if_match_required"
+    assert shop.ask("put_payment_grace", subscription, org="acme", headers=read).body == {"days": 10}
+    assert shop.ask("put_payment_grace", subscription, org="acme", headers=read).code == "changed_meanwhile"
+    assert shop.ask("get_payment_grace", subscription, org="acme").body == {"days": 10}
     assert shop.ask("get_subscriber", query={"publisher": "acme"}).body["payment_grace_days"] == 10
 
 
@@ -528,3 +532,12 @@ def test_only_an_operator_sets_shards(shop: Shop) -> None:
         asked = shop.ask("put_shards", subscription, headers={"if-match": rev}, org=org, roles=roles)
         assert (asked.status, asked.code) == (403, "missing_role")
         assert shop.ask("get_shards", subscription, org=org, roles=roles).code == "missing_role"
+
+
+def test_the_keys_of_a_subscription_are_listed_page_by_page(shop: Shop) -> None:
+    subscription = opened(shop)
+    made = [shop.ask("post_key", subscription).body["id"] for _ in range(3)]
+    first = shop.ask("get_keys", subscription, query={"limit": "2"}).body
+    rest = shop.ask("get_keys", subscription, query={"limit": "2", "cursor": first["cursor"]}).body
+    assert [each["id"] for each in first["items"] + rest["items"]] == sorted(made)
+    assert (len(first["items"]), rest["cursor"]) == (2, None)

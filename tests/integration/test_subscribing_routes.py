@@ -17,7 +17,7 @@ __all__ = ["shop"]
 APRIL = datetime(2026, 4, 1, tzinfo=UTC)
 NAMES = sorted(path.stem.removeprefix("subscribe_") for path in EVENTS.glob("subscribe_*.json"))
 KEYED = {"post_topup": {"idempotency-key": "x"}}
-MATCHED = {"put_spend_cap", "put_application", "put_subscriber"}
+MATCHED = {"put_spend_cap", "put_application", "put_subscriber", "put_payment_grace"}
 OPERATING = {"get_shards", "put_shards"}
 OF_A_SUBSCRIPTION = [
     name

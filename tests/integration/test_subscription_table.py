@@ -202,7 +202,7 @@ def test_a_key_is_made_for_a_subscription_as_it_was_read_and_once_for_a_request(
     read = begun(bench)
     request = ("k1", "print", LATER)
     made = bench.store.issue(a_key(), read, entry(2), request=request)
-    assert bench.store.keys_of("sub_1") == [made]
+    assert bench.store.keys_of("sub_1").items == (made,)
     assert bench.store.key("sub_1", "key_1") == made
     refused(bench, lambda: bench.store.issue(a_key("key_2"), read, entry(3), request=request))
     stale = replace(made, rev=0)

@@ -478,6 +478,7 @@ class KeysResponse(ResponseModel):
     """The keys of a subscription."""
 
     items: list[KeyResponse]
+    cursor: str | None
 
 
 # --- the subscriber itself ---

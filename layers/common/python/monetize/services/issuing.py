@@ -11,7 +11,7 @@ from monetize.domain.errors import Conflict, Invalid, NotFound
 from monetize.domain.keys import PREFIXES, ApiKey, hashed
 from monetize.domain.publishers import Publisher
 from monetize.domain.subscriptions import Subscription
-from monetize.services.subscription_access import Ids, Person, natural_key, until_unchanged
+from monetize.services.subscription_access import Ids, Page, Person, natural_key, until_unchanged
 
 MOST_KEYS: Final = 20
 LONGEST_OVERLAP: Final = timedelta(days=30)
@@ -32,7 +32,7 @@ class Store(Protocol):
     def publisher(self, publisher: str) -> Publisher | None: ...
     def subscription(self, subscription: str) -> Subscription | None: ...
     def requested(self, request_sha256: str) -> Asked | None: ...
-    def keys_of(self, subscription: str) -> list[ApiKey]: ...
+    def keys_of(self, subscription: str, after: str | None = None, limit: int | None = None) -> Page[ApiKey]: ...
     def key(self, subscription: str, key: str) -> ApiKey | None: ...
     def issue(
         self,
@@ -80,7 +80,7 @@ def issue(
 
     def once() -> Issued:
         subscription = _issuing(person, subscription_id, ports)
-        if sum(key.usable(now) for key in ports.store.keys_of(subscription_id)) >= MOST_KEYS:
+        if sum(key.usable(now) for key in ports.store.keys_of(subscription_id).items) >= MOST_KEYS:
             raise Conflict("too_many_keys", f"A subscription has at most {MOST_KEYS} keys: revoke one.")
         made, text = _made(subscription, environment, name, now, ports)
         kept = None if request is None else (request, fingerprint, now + timedelta(hours=24))
@@ -135,10 +135,10 @@ def revoke(person: Person, subscription_id: str, key_id: str, now: datetime, por
     until_unchanged(once)
 
 
-def listed(person: Person, subscription_id: str, ports: Ports) -> list[ApiKey]:
+def listed(person: Person, subscription_id: str, after: str | None, limit: int, ports: Ports) -> Page[ApiKey]:
     """The keys of one of the caller's subscriptions, without their texts."""
     _of_either(person, subscription_id, ports)
-    return ports.store.keys_of(subscription_id)
+    return ports.store.keys_of(subscription_id, after, limit)
 
 
 def _once(

@@ -78,27 +78,33 @@ def portal(person: Person, subscription_id: str, ports: Ports) -> str:
     return ports.payments().portal(customer.account, customer.id)
 
 
+def of_publisher_side(person: Person, subscription_id: str, now: datetime, ports: Ports) -> Subscriber:
+    """The subscriber of one of the publisher's subscriptions."""
+    subscription = of_publisher(person, subscription_id, ports)
+    at = time_of(the_publisher(subscription.publisher, ports), now)
+    return the_subscriber(subscription.publisher, subscription.subscriber, at, ports)
+
+
 def set_payment_grace(
-    person: Person, subscription_id: str, days: int | None, now: datetime, ports: Ports
+    person: Person, subscription_id: str, days: int | None, rev: int, now: datetime, ports: Ports
 ) -> Subscriber:
-    """How long this subscriber's unpaid invoices leave access open, by the publisher; None leaves it to the plan."""
+    """How long this subscriber's unpaid invoices leave access open, by the publisher; None leaves it to the plan.
 
-    def once() -> Subscriber:
-        subscription = of_publisher(person, subscription_id, ports)
-        at = time_of(the_publisher(subscription.publisher, ports), now)
-        subscriber = the_subscriber(subscription.publisher, subscription.subscriber, at, ports)
-        entry = audit(
-            person,
-            subscriber,
-            "subscriber.payment_grace",
-            at,
-            ports,
-            before={"days": str(subscriber.payment_grace_days)},
-            after={"days": str(days)},
-        )
-        return ports.store.save_subscriber(replace(subscriber, payment_grace_days=days), entry)
-
-    return until_unchanged(once)
+    PreconditionFailed when the subscriber changed since `rev` was read.
+    """
+    subscriber = of_publisher_side(person, subscription_id, now, ports)
+    if subscriber.rev != rev:
+        raise PreconditionFailed("changed_meanwhile", "This changed since it was read: read it again.")
+    entry = audit(
+        person,
+        subscriber,
+        "subscriber.payment_grace",
+        time_of(the_publisher(subscriber.publisher, ports), now),
+        ports,
+        before={"days": str(subscriber.payment_grace_days)},
+        after={"days": str(days)},
+    )
+    return ports.store.save_subscriber(replace(subscriber, payment_grace_days=days), entry)
 
 
 def erase(person: Person, publisher: str, now: datetime, ports: Ports, store: Erasable) -> Subscriber:

@@ -189,11 +189,12 @@ class SubscriptionTable:
 
     # --- keys ---
 
-    def keys_of(self, subscription: str) -> list[ApiKey]:
-        """A subscription's keys, oldest first."""
+    def keys_of(self, subscription: str, after: str | None = None, limit: int | None = None) -> Page[ApiKey]:
+        """A subscription's keys, oldest first; all of them without `limit`."""
         prefix = keys.subscription_key(subscription)
-        hashes = [item["owner"]["S"] for item in self.table.query(prefix.pk, prefix.sk).items]
-        return list(self.table.get_many(ApiKey, [keys.api_key(each) for each in hashes]))
+        page = self.table.query(prefix.pk, prefix.sk, after=_full(prefix.sk, after), limit=limit)
+        wanted = [keys.api_key(item["owner"]["S"]) for item in page.items]
+        return Page(tuple(self.table.get_many(ApiKey, wanted)), page.after)
 
     def key(self, subscription: str, key: str) -> ApiKey | None:
         """One of its keys, by id."""
