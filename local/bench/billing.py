@@ -27,7 +27,6 @@ import boto3
 import requests
 from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
-from botocore.config import Config
 
 from local.bench.usage import Figure
 from local.clock import Clock
@@ -670,12 +669,14 @@ def _worker() -> tuple[Any, Any]:
 
 def _boto(service: str, answer: Any) -> Any:
     """boto3's low-level client, signing and serializing as ever; `answer` stands for the endpoint."""
+    from monetize.wiring import client_settings
+
     made: Any = boto3.client(  # type: ignore[call-overload] # the name is not a literal here
         service,
         region_name="us-east-1",
         aws_access_key_id="example",
         aws_secret_access_key="example",  # noqa: S106 # signs requests that go nowhere
-        config=Config(retries={"mode": "standard", "total_max_attempts": 1}, parameter_validation=False),  # as wiring
+        config=client_settings(service),
     )
     made.meta.events.register(f"before-send.{service}", answer)
     return made

@@ -33,17 +33,24 @@ def _client(name: str) -> Any:
     if name in _parts:
         return _parts[name]
     import boto3
+
+    return boto3.client(name, config=client_settings(name))  # type: ignore[call-overload] # the name is not a literal here
+
+
+def client_settings(name: str) -> Any:
+    """How boto3 talks to a service."""
     from botocore.config import Config
 
     # Short time-outs: a request that hangs must leave time for the retry within the function's own limit.
-    settings = Config(
+    return Config(
         connect_timeout=2,
         read_timeout=5,
         retries={"mode": "standard", "total_max_attempts": 4},
         # A fifth of an ingest request's CPU otherwise; DynamoDB checks what we send anyway.
         parameter_validation=name != "dynamodb",
+        # A constant: botocore puts its own together anew, twice a request, which is an eighth of a bill's CPU.
+        user_agent="monetize",
     )
-    return boto3.client(name, config=settings)  # type: ignore[call-overload] # the name is not a literal here
 
 
 @part

@@ -184,6 +184,20 @@ class Counters:
     sealed_through: Mapping[str, date | None]
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a subscription's partitions hold of some days, late entries apart.
+
+    Each partition was read in this order: adjustments, entries, corrections, and its counter last. `entries` is None
+    where they were too many to hold.
+    """
+
+    adjustments: tuple[Adjustment, ...]
+    entries: tuple[Entry, ...] | None
+    corrections: tuple[Correction, ...]
+    totals: Mapping[tuple[date, int], int]
+
+
 class LedgerMismatch(Exception):
     """Ledger and counter of a subscription disagree: nothing is billed until somebody has looked."""
 

@@ -22,6 +22,7 @@ from monetize.domain.usage import (
     LedgerMismatch,
     Metered,
     Metering,
+    Standing,
     distinct,
 )
 
@@ -33,6 +34,9 @@ MAX_RANGE_DAYS: Final = 366
 
 type Shards = Callable[[str], int]
 """The number of partitions of a subscription's usage in a month `yyyy-mm`."""
+
+type Totals = dict[tuple[date, int], int]
+"""Quantities by day and meter number."""
 
 
 class Usage(Protocol):
@@ -48,13 +52,13 @@ class Usage(Protocol):
         self, subscription: str, first: date, last: date, shards: Shards, *, sandbox: bool = False
     ) -> Iterator[Entry]: ...
 
+    def standing(self, subscription: str, first: date, last: date, shards: Shards, keep: int) -> Standing: ...
+
     def late_entries(self, subscription: str, first: date, last: date) -> tuple[LateEntry, ...]: ...
 
     def take_late(self, subscription: str, refs: Iterable[str], bill: str) -> tuple[str, ...]: ...
 
     def corrections(self, subscription: str, first: date, last: date) -> tuple[Correction, ...]: ...
-
-    def adjustments(self, subscription: str, first: date, last: date) -> tuple[Adjustment, ...]: ...
 
     def adjust(self, subscription: str, adjustment: Adjustment) -> bool: ...
 
@@ -116,27 +120,44 @@ def settle(subscription: str, first: date, last: date, shards: Shards, now: date
     For sealed days (billing), and for closed ones before. LedgerMismatch when the counter does not hold what the
     ledger says; never while events are still coming in, for then the two are read at different instants.
     """
+    return settled(subscription, first, last, shards, now, usage)[0]
+
+
+def settled(
+    subscription: str, first: date, last: date, shards: Shards, now: datetime, usage: Usage
+) -> tuple[Exact, Totals | None]:
+    """As `settle`, with what the counters then hold; None: others kept changing them, ask again."""
+    before: Totals | None = None
     for _ in range(TRIES):
-        before = usage.counters(subscription, first, last, shards)
-        # Adjustments first: one written after this reading makes ours lose its number, instead of counting twice.
-        adjusted = usage.adjustments(subscription, first, last)
-        exact = distinct(_rereadable(lambda: usage.entries(subscription, first, last, shards)))
-        corrections = usage.corrections(subscription, first, last)
-        after = usage.counters(subscription, first, last, shards)
-        if _nonzero(before.totals) != _nonzero(after.totals):
-            continue
+        standing = usage.standing(subscription, first, last, shards, KEPT_BYTES)
+        exact = distinct(_reading(standing, lambda: usage.entries(subscription, first, last, shards)))
+        totals = _nonzero(standing.totals)
         ledger: dict[tuple[date, int], int] = defaultdict(int, exact.received)
-        further = [(each.day, each.quantities) for each in adjusted]
-        further += [(each.day, each.quantities) for each in corrections]
+        further = [(each.day, each.quantities) for each in standing.adjustments]
+        further += [(each.day, each.quantities) for each in standing.corrections]
         for day, quantities in further:
             for short, quantity in quantities.items():
                 ledger[day, short] += quantity
-        if _nonzero(ledger) != _nonzero(after.totals):
-            raise LedgerMismatch(subscription, first, last)
-        wanted = list(_wanted(exact, adjusted, now))
+        if _nonzero(ledger) != totals:
+            # Something was written while we read, if the counters are others the next time.
+            if totals == before:
+                raise LedgerMismatch(subscription, first, last)
+            before = totals
+            continue
+        wanted = list(_wanted(exact, standing.adjustments, now))
         if all(usage.adjust(subscription, each) for each in wanted):
-            return exact
-    return exact
+            for each in wanted:
+                for short, quantity in each.quantities.items():
+                    totals[each.day, short] = totals.get((each.day, short), 0) + quantity
+            return exact, totals
+        before = None
+    return exact, None
+
+
+def _reading(standing: Standing, again: Callable[[], Iterable[Entry]]) -> Callable[[], Iterable[Entry]]:
+    """What was held, or the table once more."""
+    kept = standing.entries
+    return again if kept is None else lambda: kept
 
 
 def _wanted(exact: Exact, adjusted: Sequence[Adjustment], now: datetime) -> Iterator[Adjustment]:
@@ -206,7 +227,7 @@ def _rereadable(read: Callable[[], Iterator[Entry]]) -> Callable[[], Iterable[En
     return lambda: kept
 
 
-def _nonzero(totals: Mapping[tuple[date, int], int]) -> dict[tuple[date, int], int]:
+def _nonzero(totals: Mapping[tuple[date, int], int]) -> Totals:
     return {key: quantity for key, quantity in totals.items() if quantity}
 
 

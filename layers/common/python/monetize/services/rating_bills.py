@@ -28,21 +28,14 @@ class BilledUsage:
     ledger: counting.Usage
     meters: Callable[[str], Sequence[Meter]]
 
-    def seal(self, subscription: Subscription, first: date, through: date, now: datetime) -> None:
-        """Nothing is counted on those days any more, and their counters are exact, or LedgerMismatch."""
+    def seal(self, subscription: Subscription, first: date, through: date, now: datetime) -> counting.Totals:
+        """Nothing is counted on those days any more; what their counters hold is exact, or LedgerMismatch."""
         shards = shards_of(subscription)
         self.ledger.seal(subscription.id, first, through, shards)
-        counting.settle(subscription.id, first, through, shards, now, self.ledger)
-
-    def counted(self, subscription: Subscription, first: date, last: date) -> UsageByDay:
-        """What the counters of sealed days hold."""
-        totals = self.ledger.counters(subscription.id, first, last, shards_of(subscription)).totals
-        names = self._names(subscription)
-        found: dict[str, dict[date, int]] = {}
-        for (day, short), quantity in sorted(totals.items()):
-            if quantity > 0 and short in names:  # corrections may bring a day below zero: that is zero
-                found.setdefault(names[short], {})[day] = quantity
-        return found
+        totals = counting.settled(subscription.id, first, through, shards, now, self.ledger)[1]
+        if totals is None:  # another worker settled the same days: it is done
+            totals = dict(self.ledger.counters(subscription.id, first, through, shards).totals)
+        return totals
 
     def exact(self, subscription: Subscription, first: date, last: date, late: Sequence[str]) -> UsageByDay:
         """Distinct events, read from the ledger itself, with those late entries."""
@@ -61,6 +54,16 @@ class BilledUsage:
 
     def _names(self, subscription: Subscription) -> Mapping[int, str]:
         return {meter.short: meter.id for meter in self.meters(subscription.publisher)}
+
+
+def counted(totals: counting.Totals, meters: Sequence[Meter], first: date, last: date) -> UsageByDay:
+    """What counters say of some days, by meter's id."""
+    names = {meter.short: meter.id for meter in meters}
+    found: dict[str, dict[date, int]] = {}
+    for (day, short), quantity in sorted(totals.items()):
+        if quantity > 0 and short in names and first <= day <= last:  # corrections may bring a day below zero: zero
+            found.setdefault(names[short], {})[day] = quantity
+    return found
 
 
 def shards_of(subscription: Subscription) -> Callable[[str], int]:
@@ -90,12 +93,13 @@ class Rater:
     ) -> BillLines:
         """Seal what closed, read it exactly, and rate it together with what starts and with what came late."""
         closed = arrears_stretches(subscription, previous.edge if previous else None, bill.edge)
+        sealed: counting.Totals | None = None
         if self.seal and closed:
             days = [day for stretch in closed for day in utc_days(Period(stretch.start, stretch.end))]
-            self.usage.seal(subscription, min(days), max(days), bill.created_at)
+            sealed = self.usage.seal(subscription, min(days), max(days), bill.created_at)
         before = self.store.rated_before(subscription.id, bill.edge, bill.edge - SETTLING) if previous else ()
         ahead = before[-1].ahead if before else ()
-        parts = _Parts(self, subscription, publisher)
+        parts = _Parts(self, subscription, publisher, sealed)
         arrears = tuple(parts.segment(stretch, ahead) for stretch in closed)
         adjustments, taken = self._adjustments(bill, subscription, before, parts)
         starting = parts.starting(bill.edge)
@@ -149,14 +153,17 @@ class Rater:
 
 
 class _Parts:
-    """The segments of one bill, each terms and meter read once."""
+    """The segments of one bill, each terms and meter read once. `sealed`: what its closed days come to, once known."""
 
-    def __init__(self, rater: Rater, subscription: Subscription, publisher: Publisher) -> None:
+    def __init__(
+        self, rater: Rater, subscription: Subscription, publisher: Publisher, sealed: counting.Totals | None
+    ) -> None:
         self._rater = rater
         self._subscription = subscription
         self._versions: dict[tuple[str, int], PlanVersion] = {}
-        self._units: Mapping[str, str] | None = None
+        self._meters: Sequence[Meter] | None = None
         self._publisher = publisher
+        self._sealed = sealed
 
     def segment(self, stretch: Stretch, ahead: Sequence[rating.Ahead], late: Collection[str] | None = None) -> Segment:
         """One closed stretch with its usage."""
@@ -183,10 +190,9 @@ class _Parts:
         )
 
     def _used(self, first: date, last: date, late: Collection[str] | None) -> UsageByDay:
-        usage = self._rater.usage
-        if late is None and self._rater.seal:
-            return usage.counted(self._subscription, first, last)
-        return usage.exact(self._subscription, first, last, sorted(late or ()))
+        if late is None and self._sealed is not None:
+            return counted(self._sealed, self.meters(), first, last)
+        return self._rater.usage.exact(self._subscription, first, last, sorted(late or ()))
 
     def starting(self, edge: datetime) -> Segment | None:
         """The period that starts at the edge, charged in advance."""
@@ -218,9 +224,13 @@ class _Parts:
 
     def units(self) -> Mapping[str, str]:
         """What each meter's units are called."""
-        if self._units is None:
-            self._units = {meter.id: meter.unit for meter in self._rater.store.meters(self._publisher.id)}
-        return self._units
+        return {meter.id: meter.unit for meter in self.meters()}
+
+    def meters(self) -> Sequence[Meter]:
+        """The publisher's meters."""
+        if self._meters is None:
+            self._meters = self._rater.store.meters(self._publisher.id)
+        return self._meters
 
     def _version(self, stretch: Stretch) -> PlanVersion:
         plan, number = stretch.span.plan or "", stretch.span.version or 0

@@ -1,7 +1,7 @@
 """What is due, and the bills and invoices that come of it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,6 +15,7 @@ from monetize.domain.plans import PlanVersion
 from monetize.domain.publishers import Publisher
 from monetize.domain.subscriptions import Subscriber, Subscription
 
+MAX_VERSIONS = 1_000
 KINDS = {"SUBSCRIPTION": "subscription", "INVOICE": "invoice"}
 
 
@@ -24,6 +25,7 @@ class BillingTable:
 
     table: Table
     subscriptions: SubscriptionTable
+    versions: dict[tuple[str, int], PlanVersion] = field(default_factory=dict, compare=False, repr=False)
 
     def leased_up_to(self, shard: int, now: datetime, scope: str) -> datetime | None:
         """Up to which instant the shard was enqueued under a lease that still holds; None: begin at its head."""
@@ -85,8 +87,15 @@ class BillingTable:
         return self.table.get(Subscriber, keys.subscriber(pub, subr))
 
     def plan_version(self, plan: str, number: int) -> PlanVersion | None:
-        """One published version."""
-        return self.table.get(PlanVersion, keys.plan_version(plan, number))
+        """One published version. It never changes, so it is read once while this worker lives."""
+        found = self.versions.get((plan, number))
+        if found is None:
+            found = self.table.get(PlanVersion, keys.plan_version(plan, number))
+            if found is not None:
+                if len(self.versions) >= MAX_VERSIONS:
+                    self.versions.clear()
+                self.versions[plan, number] = found
+        return found
 
     def meters(self, pub: str) -> tuple[Meter, ...]:
         """A publisher's meters."""

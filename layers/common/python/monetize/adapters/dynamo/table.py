@@ -18,7 +18,7 @@ from monetize.domain.errors import Unavailable
 
 MAX_OPERATIONS = 100  # of one transaction (DynamoDB's limit)
 COMPRESSED = frozenset({"BillLines"})
-COMPRESSED_FROM = 4096  # characters: what is shorter stays legible in the console
+COMPRESSED_FROM = 2048  # characters: what is shorter stays legible in the console, and costs two units at most
 ATTEMPTS = 6
 FIRST_PAUSE = 0.025  # seconds, at most; doubled for each attempt
 

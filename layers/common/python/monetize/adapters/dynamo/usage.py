@@ -33,6 +33,7 @@ from monetize.domain.usage import (
     LateEntry,
     Outcome,
     Rejected,
+    Standing,
 )
 
 GROUPS_A_TRANSACTION: Final = 50  # two operations each, of DynamoDB's hundred
@@ -265,14 +266,7 @@ class UsageTable:
                 through = item.get("sealed_through")
                 here = date(year, number, int(through["N"])) if through else None
                 sealed[month] = here if shard == 0 else _earlier(sealed[month], here)
-                for name, value in item.items():
-                    key = usage.counter_key(name)
-                    if key is None:
-                        continue
-                    day = date(year, number, key[0])
-                    if first <= day <= last:
-                        place = (day, key[1])
-                        totals[place] = totals.get(place, 0) + int(value["N"])
+                _add_counter(item, month, first, last, totals)
         return Counters(totals, sealed)
 
     def entries(
@@ -312,14 +306,7 @@ class UsageTable:
     def corrections(self, subscription: str, first: date, last: date) -> tuple[Correction, ...]:
         """Corrections that were made while their day was open."""
         return tuple(
-            Correction(
-                item["sk"]["S"].split("#", 2)[2],
-                _day_of(item["sk"]["S"]),
-                _quantities(item),
-                item["reason"]["S"],
-                item["author"]["S"],
-                _at(item),
-            )
+            _correction(item)
             for month in usage.months_of(first, last)
             for item in self._between(keys.usage(subscription, month, 0), "CORRECT", first, last)
         )
@@ -327,17 +314,51 @@ class UsageTable:
     def adjustments(self, subscription: str, first: date, last: date) -> tuple[Adjustment, ...]:
         """What exact counting took out so far."""
         return tuple(
-            Adjustment(
-                _day_of(item["sk"]["S"]),
-                int(item["sk"]["S"].rpartition("#")[2]),
-                _quantities(item),
-                tuple(item["batches"]["SS"]) if "batches" in item else (),
-                int(item["examined"]["N"]),
-                _at(item),
-            )
+            _adjustment(item)
             for month in usage.months_of(first, last)
             for item in self._between(keys.usage(subscription, month, 0), "ADJUST", first, last)
         )
+
+    def standing(self, subscription: str, first: date, last: date, shards: Callable[[str], int], keep: int) -> Standing:
+        """All that counts on those days, for one reading of a month that they hold whole.
+
+        Entries are held up to `keep` bytes of event ids.
+        """
+        adjustments: list[Adjustment] = []
+        entries: list[Entry] | None = []
+        corrections: list[Correction] = []
+        totals: dict[tuple[date, int], int] = {}
+        size = 0
+        for month in usage.months_of(first, last):
+            for shard in range(shards(month)):
+                for item in self._all_of(keys.usage(subscription, month, shard), month, first, last):
+                    kind = item["sk"]["S"].partition("#")[0]
+                    if kind == "BATCH" and entries is not None:
+                        entries.append(_entry(item, shard))
+                        size += len(entries[-1].content.ids)
+                        if size > keep:
+                            entries = None
+                    elif kind == "ADJUST":
+                        adjustments.append(_adjustment(item))
+                    elif kind == "CORRECT":
+                        corrections.append(_correction(item))
+                    elif kind == "COUNTER":
+                        _add_counter(item, month, first, last, totals)
+        return Standing(tuple(adjustments), None if entries is None else tuple(entries), tuple(corrections), totals)
+
+    def _all_of(self, pk: str, month: str, first: date, last: date) -> Iterator[dict[str, Any]]:
+        """Of one partition: adjustments, entries and corrections of those days, and its counter last."""
+        if first.isoformat() <= f"{month}-01" and usage.last_day(month) <= last:
+            # They lie in this order: what a whole month holds is one query, and late entries come after it.
+            ends = {":pk": {"S": pk}, ":low": {"S": "ADJUST#"}, ":high": _COUNTER}
+            yield from self._pages(self._range(pk, "ADJUST", first, last) | {"ExpressionAttributeValues": ends})
+            return
+        for kind in ("ADJUST", "BATCH", "CORRECT"):
+            yield from self._between(pk, kind, first, last)
+        key = {"pk": {"S": pk}, "sk": _COUNTER}
+        item = self._client.get_item(TableName=self._name, Key=key, ConsistentRead=True).get("Item")
+        if item is not None:
+            yield item
 
     def adjust(self, subscription: str, adjustment: Adjustment) -> bool:
         """The adjustment and the counter, both or neither; False when that number is not the day's next any more."""
@@ -555,7 +576,9 @@ class UsageTable:
         }
 
     def _between(self, pk: str, kind: str, first: date, last: date) -> Iterator[dict[str, Any]]:
-        request = self._range(pk, kind, first, last)
+        yield from self._pages(self._range(pk, kind, first, last))
+
+    def _pages(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         while True:
             answer = self._client.query(**request)
             yield from answer["Items"]
@@ -610,6 +633,43 @@ def _same(group: Group, stored: Mapping[str, Any] | None) -> Outcome:
     if not group.named or stored is None or _content(stored) == group.content:
         return Outcome.DUPLICATE
     return Outcome.REUSED
+
+
+def _add_counter(
+    item: Mapping[str, Any], month: str, first: date, last: date, totals: dict[tuple[date, int], int]
+) -> None:
+    """Add one counter's days from `first` to `last`."""
+    year, number = int(month[:4]), int(month[5:])
+    for name, value in item.items():
+        key = usage.counter_key(name)
+        if key is None:
+            continue
+        day = date(year, number, key[0])
+        if first <= day <= last:
+            place = (day, key[1])
+            totals[place] = totals.get(place, 0) + int(value["N"])
+
+
+def _adjustment(item: Mapping[str, Any]) -> Adjustment:
+    return Adjustment(
+        _day_of(item["sk"]["S"]),
+        int(item["sk"]["S"].rpartition("#")[2]),
+        _quantities(item),
+        tuple(item["batches"]["SS"]) if "batches" in item else (),
+        int(item["examined"]["N"]),
+        _at(item),
+    )
+
+
+def _correction(item: Mapping[str, Any]) -> Correction:
+    return Correction(
+        item["sk"]["S"].split("#", 2)[2],
+        _day_of(item["sk"]["S"]),
+        _quantities(item),
+        item["reason"]["S"],
+        item["author"]["S"],
+        _at(item),
+    )
 
 
 def _day_of(sk: str) -> date:
