@@ -65,6 +65,7 @@ class Tally:
     orders: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     wrong: list[str] = field(default_factory=list)
     unanswered: int = 0
+    made_twice: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, route: str, seconds: float, status: int) -> None:
@@ -278,6 +279,8 @@ def settle(system: System, world: World, stage: Stage, tally: Tally, clients: in
     for number in range(clients):
         one = Api(world.http, world.api, system.token("buyer", f"buyer-{number}", roles="subscriber"))
         live.update(each["application"] for each in one.all("/subscriptions?publisher=acme"))
+        names = [each["name"] for each in one.all("/applications?publisher=acme")]
+        tally.made_twice += len(names) - len(set(names))
     for application, made in tally.orders.items():
         if len(made) != 1 or live[application] != 1:
             wrong.append(f"{application} was answered {sorted(made)} and has {live[application]} subscriptions")
@@ -308,6 +311,7 @@ def summary(tally: Tally, seconds: float, clients: int, faults: Counter[str], wr
         "events_accepted": sum(tally.accepted.values()),
         "orders": len(tally.orders),
         "unanswered": tally.unanswered,
+        "applications_made_twice": tally.made_twice,
         "faults": dict(faults),
         "wrong": list(wrong),
         "cores": os.cpu_count(),
@@ -374,6 +378,7 @@ def show(found: Mapping[str, Any]) -> None:
     ]
     print(table(("route", "requests", "p50 ms", "p99 ms", "max ms", "statuses"), rows))
     print(f"  given up after {PATIENCE} tries: {found['unanswered']}")
+    print(f"  applications made twice, their first answer lost: {found['applications_made_twice']}")
     for each in found["wrong"][:20]:
         print(f"WRONG: {each}")
     print("nothing lost, nothing twice" if not found["wrong"] else f"{len(found['wrong'])} wrong")
