@@ -470,8 +470,8 @@ PLANTED = (
     _(
         "services/rating_bills.py",
         "unsealed",
-        "            self.usage.seal(subscription, min(days), max(days), bill.created_at)",
-        "            self.usage.seal(subscription, min(days), min(days), bill.created_at)",
+        "            sealed = self.usage.seal(subscription, min(days), max(days), bill.created_at)",
+        "            sealed = self.usage.seal(subscription, min(days), min(days), bill.created_at)",
         "only the first day of the period is sealed",
         "two 0-149",
     ),
