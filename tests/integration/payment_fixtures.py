@@ -94,14 +94,14 @@ class Shop:
         found = [json.loads(item["doc"]["S"]) for item in items]
         return [(each["actor"], each["action"], each["target"]) for each in found]
 
-    def subscribe(self, name: str, **more: Any) -> Subscription:
+    def subscribe(self, name: str, *, subscriber: str = "dev", **more: Any) -> Subscription:
         made = Subscription(
-            id=name, publisher="acme", subscriber="dev", application="app_one", product="api_weather",
+            id=name, publisher="acme", subscriber=subscriber, application="app_one", product="api_weather",
             apis=("api_weather",), tier="tier_gold", status="active", plan="plan_gold", version=1, currency="usd",
             account=self.account, created_at=START, activated_at=START, **more,
         )  # fmt: skip
         self.store(made)
-        for key in (keys.subscriber_subscription("acme", "dev", name), keys.publisher_subscription("acme", name)):
+        for key in (keys.subscriber_subscription("acme", subscriber, name), keys.publisher_subscription("acme", name)):
             self.table.client.put_item(TableName=self.table.name, Item={"pk": {"S": key.pk}, "sk": {"S": key.sk}})
         return made
 

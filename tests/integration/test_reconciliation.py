@@ -3,16 +3,21 @@
 import json
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from functions.reconcile.app import handler
+from local.stripe_emulator import Fault
 from monetize import wiring
 from monetize.adapters.dynamo import keys
 from monetize.adapters.dynamo.table import delete, release
 from monetize.domain.drift import Report
 from monetize.domain.invoices import Bill, Invoice
-from monetize.domain.subscriptions import Span, Subscriber, Subscription, scheduled
+from monetize.domain.subscriptions import Customer, Span, Subscriber, Subscription, scheduled
+from monetize.http.schemas import to_cursor
 from monetize.services import reconciling
 from tests.integration.payment_fixtures import START, Shop, shop
 
@@ -191,6 +196,7 @@ def test_a_card_about_to_expire_is_told_of_once(shop: Shop) -> None:
         shop.settle()
     told = [each.detail for each in shop.system.outbox() if each.detail["type"] == "payment_method.expiring"]
     assert [each["data"]["expires"] for each in told] == ["2026-04"]
+    assert shop.audited() == [("stripe", "subscriber.card_expiring", "dev")]
 
 
 def test_an_account_that_left_is_reported_and_nothing_of_ours_is_lost(shop: Shop) -> None:
@@ -294,6 +300,79 @@ def test_a_pass_that_runs_out_of_time_goes_on_where_it_stopped(shop: Shop) -> No
     assert kinds(stored) == {"status:repaired": 1}
 
 
+def with_many_subscribers(shop: Shop, number: int) -> None:
+    """Subscribers without anything to repair, each with a customer and an own subscription."""
+    for at in range(number):
+        name = f"dev{at:03}"
+        made: Any = {"metadata": {"monetize": "customer", "publisher": "acme", "subscriber": name}}
+        customer = Customer(account=shop.account, id=shop.client.v1.customers.create(made, shop.options).id)
+        shop.store(Subscriber(id=name, publisher="acme", created_at=START, customers=(customer,)))
+        shop.subscribe(f"sub_of_{name}", subscriber=name)
+    silence(shop)
+
+
+def test_an_account_of_any_size_is_compared_in_slices_each_subscriber_once(shop: Shop) -> None:
+    with_many_subscribers(shop, 120)
+    whole = reconcile(shop)
+    assert (whole.subscribers, whole.reads) == (121, 1 + 120 * 2 + 3)
+    ports, slices = wiring.reconciling(), 0
+    report = Report(publisher="acme", started_at=shop.now, after=reconciling.BEGINNING)
+    while report.after is not None and slices < 10:
+        allowed = [True] * 25 + [False]
+        asked = len(shop.stripe.requests)
+        report = reconciling.reconcile("acme", shop.now, partial(allowed.pop, 0), ports, begun=report)
+        assert len(shop.stripe.requests) - asked <= 25 * 4
+        slices += 1
+    assert slices == 5
+    assert (report.subscribers, report.reads, report.products) == (whole.subscribers, whole.reads, 1)
+    assert report.clean
+
+
+def test_when_stripe_stops_answering_the_pass_goes_on_later_where_it_was(shop: Shop) -> None:
+    with_many_subscribers(shop, 5)
+    shop.sent(charge=True)
+    silence(shop)
+    shop.stripe.faults.append(Fault("refused", method="GET", path="/v1/customers/.*", times=10**6))
+    assert handler({"reconcile": "daily"}, context()) == {"accounts": 1, "finished": False}
+    waiting = shop.table.get(Report, keys.reconciliation())
+    assert waiting is not None
+    assert waiting.products == 1
+    shop.stripe.faults.clear()
+    assert handler({"reconcile": "resume"}, context()) == {"accounts": 1, "finished": True}
+    stored = shop.table.get(Report, keys.drift("acme"))
+    assert stored is not None
+    assert (stored.products, stored.subscribers - waiting.subscribers) == (1, 6)
+
+
+def test_a_pass_that_crashes_keeps_the_place_where_it_was_to_go_on(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    class CrashError(Exception): ...
+
+    def crash(*_: Any, **__: Any) -> Any:
+        raise CrashError
+
+    shop.sent(charge=True)
+    silence(shop)
+    assert not handler({"reconcile": "daily"}, context(1_000))["finished"]
+    with monkeypatch.context() as patched:
+        patched.setattr(reconciling, "_subscriber", crash)
+        with pytest.raises(CrashError):
+            handler({"reconcile": "resume"}, context())
+    assert handler({"reconcile": "resume"}, context()) == {"accounts": 1, "finished": True}
+    assert handler({"reconcile": "resume"}, context()) == {"accounts": 0, "finished": True}
+
+
+def test_one_that_cannot_be_compared_is_reported_and_the_rest_goes_on(shop: Shop) -> None:
+    """What is paid here is a draft there: no event can mean that, and nobody else waits for it."""
+    odd = shop.sent(charge=True)
+    shop.settle()
+    shop.stripe.accounts[shop.account].invoices[odd.stripe_id]["status"] = "open"
+    with_many_subscribers(shop, 3)
+    report = reconcile(shop)
+    assert kinds(report) == {"not_compared:reported": 1}
+    assert (report.subscribers, report.money_findings) == (4, 1)
+    assert [(each.subject, each.detail.rpartition(": ")[2]) for each in report.findings] == [("dev", "illegal_move")]
+
+
 def test_a_publisher_reconciles_on_demand_and_reads_what_was_found(shop: Shop) -> None:
     shop.sent(charge=True)
     silence(shop)
@@ -308,3 +387,5 @@ def test_a_publisher_reconciles_on_demand_and_reads_what_was_found(shop: Shop) -
     stranger = shop.system.token("eve", "other", roles="publisher_admin")
     assert json.loads(shop.system.call("GET", "/reconciliation", token=stranger)[2])["clean"]
     assert shop.system.call("POST", "/reconciliation", {}, token=stranger)[0] == 404
+    status, _, body = shop.system.call("POST", "/reconciliation", {"after": to_cursor("elsewhere")}, token=token)
+    assert (status, json.loads(body)["code"]) == (422, "bad_cursor")

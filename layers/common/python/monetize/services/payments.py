@@ -374,8 +374,16 @@ def _charged_again(
             yield replace(retried_now(invoice, at, "card_replaced"), card=after.payment_method or "")
 
 
+def card_expires(subscriber: Subscriber, customer: Customer, now: datetime, ports: Ports) -> None:
+    """The card on file expires soon: told once. PreconditionFailed when the subscriber changed meanwhile."""
+    told = replace(customer, warned=customer.expires)
+    others = tuple(told if each.id == customer.id else each for each in subscriber.customers)
+    entry = _of_customer(subscriber, "card_expiring", customer, told, now, ports)
+    ports.store.save(subscriber=replace(subscriber, customers=others), entries=(entry,))
+
+
 def _of_customer(
-    subscriber: Subscriber, outcome: str, before: Customer, after: FoundCustomer, now: datetime, ports: Ports
+    subscriber: Subscriber, outcome: str, before: Customer, after: FoundCustomer | Customer, now: datetime, ports: Ports
 ) -> AuditEntry:
     return AuditEntry(
         id=ports.ids.new("aud", now),

@@ -5,8 +5,10 @@ Nothing is written where nothing differs. A pass goes subscriber by subscriber, 
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final, Protocol
 
 from monetize.domain.drift import (
@@ -15,6 +17,7 @@ from monetize.domain.drift import (
     FOREIGN,
     MISSING_HERE,
     MISSING_THERE,
+    NOT_COMPARED,
     ORPHAN,
     PROPOSED,
     REPAIRED,
@@ -29,7 +32,7 @@ from monetize.domain.drift import (
     stale,
 )
 from monetize.domain.dunning import Collected, FoundCustomer
-from monetize.domain.errors import AccountUnreachable, NotFound, PreconditionFailed
+from monetize.domain.errors import AccountUnreachable, Invalid, NotFound, PreconditionFailed, Refusal, Unavailable
 from monetize.domain.invoices import Bill, Invoice
 from monetize.domain.offers import time_of
 from monetize.domain.plans import PlanVersion
@@ -37,9 +40,12 @@ from monetize.domain.publishers import Publisher
 from monetize.domain.subscriptions import Subscriber, Subscription, billed, called_off_at
 from monetize.services import invoice_actions, payments
 from monetize.services.billing import invoice_id, split_bill_id
+from monetize.services.subscription_access import until_unchanged
 
 WINDOW: Final = timedelta(days=100)  # how far back; what is older and still owed is asked for one by one
 PAGE: Final = 100
+BEGINNING: Final = "PLAN#"  # products first, by plan; then subscribers, by their first subscription
+SUBSCRIBERS: Final = "SUB#"
 
 
 class Store(Protocol):
@@ -52,7 +58,7 @@ class Store(Protocol):
     def bills_since(self, subscription: str, since: datetime) -> list[Bill]: ...
     def bill(self, sub: str, edge: datetime) -> Bill | None: ...
     def invoices(self, ids: Sequence[str]) -> dict[str, Invoice]: ...
-    def products(self, pub: str) -> Iterator[PlanVersion]: ...
+    def products(self, pub: str, after: str | None) -> Iterator[tuple[str, PlanVersion]]: ...
     def adopt(self, bill: Bill, before: Subscription, after: Subscription) -> None: ...
     def report(self, pub: str) -> Report | None: ...
     def interrupted(self) -> Report | None: ...
@@ -113,22 +119,30 @@ def reconcile_all(now: datetime, left: Callable[[], bool], ports: Ports, *, resu
     waiting = ports.store.interrupted()
     if waiting is None and resume_only:
         return []
-    after = ""
     done: list[Report] = []
     if waiting is not None:
-        ports.store.forget(waiting)
-        after = waiting.publisher
-        done.append(reconcile(waiting.publisher, now, left, ports, begun=replace(waiting, rev=0)))
-        if done[-1].after is not None:
-            ports.store.save(done[-1])
+        ports.store.save(waiting)  # taken up; it stays until it is done, so that a crash loses no place
+        done += _unless_left(waiting.publisher, now, left, ports, begun=replace(waiting, rev=0))
+        if done and done[-1].after is not None:
+            ports.store.save(replace(done[-1], rev=waiting.rev + 1))
             return done
-    for publisher in ports.store.connected(after):
-        report = reconcile(publisher, now, left, ports)
-        done.append(report)
-        if report.after is not None:
-            ports.store.save(report)
+        ports.store.forget(replace(waiting, rev=waiting.rev + 1))
+    for publisher in ports.store.connected("" if waiting is None else waiting.publisher):
+        done += _unless_left(publisher, now, left, ports)
+        if done and done[-1].after is not None:
+            ports.store.save(done[-1])
             break
     return done
+
+
+def _unless_left(
+    publisher: str, now: datetime, left: Callable[[], bool], ports: Ports, *, begun: Report | None = None
+) -> list[Report]:
+    """The index of connected accounts is seconds behind: nobody to compare with is no reason to stop."""
+    try:
+        return [reconcile(publisher, now, left, ports, begun=begun)]
+    except NotFound:
+        return []
 
 
 def reconcile(
@@ -136,53 +150,71 @@ def reconcile(
 ) -> Report:
     """One publisher's account, from the start or from where a pass stopped. NotFound for one without an account.
 
-    The report is stored when it says something new; `after` in the answer says that time ran out.
+    The report is stored when it says something new; `after` in the answer says that time ran out, or that Stripe does
+    not answer now. What cannot be compared is reported, and the rest goes on.
     """
     publisher = ports.store.publisher(publisher_id)
     link = publisher.stripe if publisher is not None else None
     if publisher is None or link is None:
         raise NotFound("not_enabled", "Monetization was never set up for this organization.")
     going = _Pass(publisher, link.account, now, ports, begun or Report(publisher=publisher_id, started_at=now))
-    start, going.report = going.report.after, replace(going.report, after=None)
+    place, going.report = going.report.after or BEGINNING, replace(going.report, after=None)
     try:
-        if start is None:
-            _products(going)
-        for position, subscriber in ports.store.subscribers(publisher_id, start):
+        for position, subject, compare in _steps(going, place):
             if not left():
-                going.report = replace(going.report, after=start or "SUB#")
-                return going.report
-            _subscriber(going, subscriber)
-            start = position
+                return replace(going.report, after=place)
+            try:
+                compare()
+            except (AccountUnreachable, Unavailable):
+                raise
+            except Refusal as refused:
+                going.tell(NOT_COMPARED, subject, f"could not be compared to the end: {refused.code}", REPORTED)
+            place = position
     except AccountUnreachable:
         going.tell(STALE, link.account, "the account does not let us in any more", REPORTED)
-    return _concluded(going.report, ports)
+    except Unavailable:
+        return replace(going.report, after=place)
+    until_unchanged(lambda: _conclude(going.report, ports))
+    return going.report
 
 
-def _concluded(report: Report, ports: Ports) -> Report:
+type _Step = tuple[str, str, Callable[[], None]]  # the position after it, what it is about, and what to do
+
+
+def _steps(going: _Pass, after: str) -> Iterator[_Step]:
+    """Everything that one pass compares, in the order of its positions. Invalid for a position that is none."""
+    pub, store = going.publisher.id, going.ports.store
+    if not after.startswith((BEGINNING, SUBSCRIBERS)):
+        raise Invalid("bad_cursor", "This cursor was not made for this list.")
+    if after.startswith(BEGINNING):
+        for position, version in store.products(pub, after):
+            yield position, version.plan, partial(_product, going, version)
+    since = after if after.startswith(SUBSCRIBERS) else None
+    for position, subscriber in store.subscribers(pub, since):
+        yield position, subscriber.id, partial(_subscriber, going, subscriber)
+
+
+def _conclude(report: Report, ports: Ports) -> None:
     """Store it when it found something, or when the last one did and this one does not; else nothing is written."""
     last = ports.store.report(report.publisher)
-    if report.clean and last is None:
-        return report
-    if report.clean and last is not None:
+    if not report.clean:
+        ports.store.save(replace(report, rev=last.rev if last is not None else 0))
+    elif last is not None:
         ports.store.forget(last)
-        return report
-    ports.store.save(replace(report, rev=last.rev if last is not None else 0))
-    return report
 
 
 # --- products ---
 
 
-def _products(going: _Pass) -> None:
-    for version in going.ports.store.products(going.publisher.id):
-        product = version.stripe_product or ""
-        going.read()
-        going.report = replace(going.report, products=going.report.products + 1)
-        if going.ports.provider.product_live(going.account, product):
-            continue
-        terms = version.terms
-        going.ports.products().ensure(going.account, going.publisher.id, version.plan, version.name, terms.tax_code)
-        going.tell(MISSING_THERE, product, "the plan's product was deleted or archived", REPAIRED)
+def _product(going: _Pass, version: PlanVersion) -> None:
+    product = version.stripe_product or ""
+    going.read()
+    going.report = replace(going.report, products=going.report.products + 1)
+    if going.ports.provider.product_live(going.account, product):
+        return
+    terms = version.terms
+    going.ports.products().ensure(going.account, going.publisher.id, version.plan, version.name, terms.tax_code)
+    going.tell(MISSING_THERE, product, "the plan's product was deleted or archived", REPAIRED)
 
 
 # --- one subscriber ---
@@ -225,14 +257,16 @@ def _with(found: Collected, back: tuple[int, bool]) -> Collected:
 def _card(going: _Pass, subscriber: Subscriber, customer: str) -> None:
     known = subscriber.customer(going.account)
     found = going.ports.provider.customer(going.account, customer)
-    going.read(2)
+    going.read(2 if found.payment_method else 1)
     same = known is not None and (found.payment_method, found.expires) == (known.payment_method, known.expires)
     if found.deleted or not same:
-        outcome = payments.customer_changed(subscriber, customer, None, going.now, going.ports.payments)
+        outcome = until_unchanged(
+            lambda: payments.customer_changed(subscriber, customer, None, going.now, going.ports.payments)
+        )
         going.tell(STALE, subscriber.id, f"customer: {outcome}", REPAIRED)
     elif known is not None and known.expires and known.warned != known.expires <= _next_month(going.now):
-        told = tuple(replace(it, warned=it.expires) if it.id == known.id else it for it in subscriber.customers)
-        going.ports.payments.store.save(subscriber=replace(subscriber, customers=told))
+        with suppress(PreconditionFailed):  # somebody is on it: told tomorrow
+            payments.card_expires(subscriber, known, going.now, going.ports.payments)
 
 
 def _next_month(now: datetime) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from monetize.adapters.dynamo import keys
-from monetize.adapters.dynamo.table import Lost, Table, delete, put, read
+from monetize.adapters.dynamo.table import Lost, Op, Table, delete, put, read
 from monetize.domain.drift import Report
 from monetize.domain.errors import PreconditionFailed
 from monetize.domain.invoices import Bill, Invoice
@@ -84,12 +84,13 @@ class ReconciliationTable:
         wanted = list(dict.fromkeys(ids))
         return {each.id: each for each in self.table.get_many(Invoice, [keys.invoice(inv) for inv in wanted])}
 
-    def products(self, pub: str) -> Iterator[PlanVersion]:
-        """The newest published version of each plan that has a product at Stripe."""
+    def products(self, pub: str, after: str | None) -> Iterator[tuple[str, PlanVersion]]:
+        """The newest published version of each plan that has a product at Stripe, with the position to go on after."""
         prefix = keys.plan(pub)
         plans = [plan for plan in self.table.list(Plan, prefix.pk, prefix.sk).items if plan.latest]
         versions = self.table.get_many(PlanVersion, [keys.plan_version(plan.id, plan.latest) for plan in plans])
-        yield from (version for version in versions if version.stripe_product)
+        placed = ((f"{prefix.sk}{version.plan}", version) for version in versions if version.stripe_product)
+        yield from (each for each in placed if after is None or each[0] > after)
 
     def adopt(self, bill: Bill, before: Subscription, after: Subscription) -> None:
         """A bill that was made before the tables were restored, and its subscription past it. PreconditionFailed."""
@@ -108,12 +109,18 @@ class ReconciliationTable:
         return self.table.get(Report, keys.reconciliation())
 
     def save(self, report: Report) -> None:
-        """A finished report replaces the last one; an unfinished one is where the next pass goes on."""
-        self.table.write(put(report))
+        """A finished report replaces the last one; an unfinished one is where the next pass goes on.
+
+        PreconditionFailed when another pass wrote meanwhile: of two who take up an interrupted one, one does.
+        """
+        self._write(put(report))
 
     def forget(self, report: Report) -> None:
-        """The interrupted pass was taken up, or nothing differs any more. Of two who take it up, one does."""
+        """The interrupted pass came to its end, or nothing differs any more."""
+        self._write(delete(report))
+
+    def _write(self, op: Op) -> None:
         try:
-            self.table.write(delete(report))
+            self.table.write(op)
         except Lost:
-            raise PreconditionFailed("changed_meanwhile", "Another pass took it up.") from None
+            raise PreconditionFailed("changed_meanwhile", "Another pass was here meanwhile.") from None
