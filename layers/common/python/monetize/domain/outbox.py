@@ -123,8 +123,15 @@ def _subscription(before: Doc, after: Doc) -> Iterator[Said]:
     if was != now:
         data = {**about, "unpaid": after.get("unpaid", []), "suspend_at": after.get("suspend_at")}
         yield PAYMENT_STATE[now], "", data
-    if before and any(before.get(name) != after.get(name) for name in ("tier", "plan", "version")):
+    changed = bool(before) and any(before.get(name) != after.get(name) for name in ("tier", "plan", "version"))
+    if changed:
         yield "subscription.changed", "", {**about, "former_tier": before.get("tier")}
+    waits = after.get("change")
+    if waits and waits != before.get("change"):
+        change = {name: waits.get(name) for name in ("at", "tier", "plan", "version")}
+        yield "subscription.change_scheduled", "", {**about, "change": change}
+    if before.get("change") and not waits and not changed and status != "ended":
+        yield "subscription.change_withdrawn", "", about
     if before and before.get("cancel_at") != after.get("cancel_at") and status != "ended":
         what = "cancellation_scheduled" if after.get("cancel_at") else "cancellation_withdrawn"
         yield f"subscription.{what}", "", {**about, "cancel_at": after.get("cancel_at")}
