@@ -4,7 +4,7 @@ Facts of stripe-python 16: it retries nothing unless told, ignores `Retry-After`
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,6 +43,15 @@ def options(account: str | None = None, key: str | None = None) -> Any:
     if key:
         chosen["idempotency_key"] = key
     return chosen
+
+
+def post(client: stripe.StripeClient, path: str, params: Mapping[str, Any], chosen: Any) -> dict[str, Any]:
+    """A request as the SDK's own methods send it; the answer as plain JSON.
+
+    For the calls that every invoice costs: the SDK makes an object of every nested part, a sixth of a bill's CPU.
+    """
+    answer: dict[str, Any] = client.raw_request("post", path, **params, **chosen).data
+    return answer
 
 
 @contextmanager

@@ -1,13 +1,14 @@
 """Invoices on a publisher's account: one draft, its lines in one call, finalized and paid by the id that was stored."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 import stripe
 
-from monetize.adapters.stripe.client import options, told_as_ours
+from monetize.adapters.stripe.client import options, post, told_as_ours
 from monetize.domain.collecting import DraftRequest, HeldInvoice, InvoiceLine
 from monetize.domain.errors import NotFound
 from monetize.domain.stripe_events import OURS
@@ -51,11 +52,9 @@ class StripeInvoices:
         if wanted.custom_fields:
             params["custom_fields"] = [{"name": name, "value": value} for name, value in wanted.custom_fields]
         with told_as_ours():
-            made = self.stripe.v1.invoices.create(
-                params,  # type: ignore[arg-type] # built by part; the emulator checks it against the same types
-                options(wanted.account, f"{wanted.bill}:{wanted.attempt}:create"),
-            )
-        return str(made.id)
+            key = f"{wanted.bill}:{wanted.attempt}:create"
+            made = post(self.stripe, "/v1/invoices", params, options(wanted.account, key))
+        return str(made["id"])
 
     def add_lines(self, wanted: DraftRequest, invoice: str, lines: Sequence[InvoiceLine], tax: str) -> HeldInvoice:
         """All lines in one call, each on the plan's product. Answers the draft as it is then.
@@ -78,17 +77,15 @@ class StripeInvoices:
             for line in lines[:MAX_LINES]
         ]
         with told_as_ours():
-            made = self.stripe.v1.invoices.add_lines(
-                invoice,
-                {"lines": sent},  # type: ignore[typeddict-item] # see create_draft
-                options(wanted.account, f"{wanted.bill}:{wanted.attempt}:lines"),
-            )
-        return self._complete(wanted.account, _held(made))
+            key = f"{wanted.bill}:{wanted.attempt}:lines"
+            made = self._act(invoice, "add_lines", {"lines": sent}, options(wanted.account, key))
+        return self._complete(wanted.account, made)
 
     def retrieve(self, account: str, invoice: str) -> HeldInvoice:
         """One invoice now. NotFound when it was deleted."""
         with told_as_ours():
-            return self._complete(account, _held(self.stripe.v1.invoices.retrieve(invoice, None, options(account))))
+            found = self.stripe.v1.invoices.retrieve(invoice, None, options(account))
+            return self._complete(account, _held(found.to_dict()))
 
     def _complete(self, account: str, held: HeldInvoice) -> HeldInvoice:
         """With every line: an invoice answers its first ten only."""
@@ -106,7 +103,7 @@ class StripeInvoices:
                 {"customer": customer, "created": {"gte": int(since.timestamp())}, "limit": 100}, options(account)
             )
             for each in page.auto_paging_iter():
-                yield _held(each)
+                yield _held(each.to_dict())
 
     def delete_draft(self, account: str, invoice: str) -> None:
         """Delete a draft; one that is gone already is fine."""
@@ -119,50 +116,45 @@ class StripeInvoices:
     def finalize(self, account: str, invoice: str, bill: str) -> HeldInvoice:
         """Draft → open. It does not advance by itself: paying is our next step."""
         with told_as_ours():
-            return _held(
-                self.stripe.v1.invoices.finalize_invoice(
-                    invoice, {"auto_advance": False}, options(account, f"{bill}:finalize:{invoice}")
-                )
-            )
+            key = f"{bill}:finalize:{invoice}"
+            return self._act(invoice, "finalize", {"auto_advance": False}, options(account, key))
 
     def pay(self, account: str, invoice: str, bill: str, attempt: int) -> HeldInvoice:
         """Charge the customer's default card. CardDeclined is an answer; each attempt has a key of its own."""
         with told_as_ours():
-            return _held(
-                self.stripe.v1.invoices.pay(
-                    invoice, {"off_session": True}, options(account, f"{bill}:pay:{invoice}:{attempt}")
-                )
-            )
+            key = f"{bill}:pay:{invoice}:{attempt}"
+            return self._act(invoice, "pay", {"off_session": True}, options(account, key))
 
     def send(self, account: str, invoice: str, bill: str) -> HeldInvoice:
         """E-mail an invoice that the customer pays by itself."""
         with told_as_ours():
-            return _held(
-                self.stripe.v1.invoices.send_invoice(invoice, None, options(account, f"{bill}:send:{invoice}"))
-            )
+            return self._act(invoice, "send", {}, options(account, f"{bill}:send:{invoice}"))
+
+    def _act(self, invoice: str, verb: str, params: dict[str, Any], chosen: Any) -> HeldInvoice:
+        return _held(post(self.stripe, f"/v1/invoices/{quote(invoice, safe='')}/{verb}", params, chosen))
 
 
-def _held(invoice: Any) -> HeldInvoice:
-    metadata = invoice.metadata or {}
-    taxes = getattr(invoice, "total_taxes", None) or ()
-    lines = invoice.lines
+def _held(invoice: Mapping[str, Any]) -> HeldInvoice:
+    metadata = invoice.get("metadata") or {}
+    lines = invoice["lines"]
+    untaxed = invoice.get("total_excluding_tax")
     return HeldInvoice(
-        id=invoice.id,
-        status=str(invoice.status),
-        currency=str(invoice.currency),
-        customer=str(invoice.customer),
-        subtotal=int(invoice.total_excluding_tax if invoice.total_excluding_tax is not None else invoice.total),
-        total=int(invoice.total),
-        tax=sum(int(tax.amount) for tax in taxes),
-        amount_paid=int(invoice.amount_paid),
-        amount_remaining=int(invoice.amount_remaining),
-        number=str(invoice.number or ""),
-        lines=tuple(int(line.amount) for line in lines.data),
-        line_count_complete=not lines.has_more,
-        bill=str(metadata["bill"]) if "bill" in metadata else "",
-        attempt=int(metadata["attempt"]) if "attempt" in metadata else 0,
-        created=datetime.fromtimestamp(int(invoice.created), UTC),
-        attempted=int(invoice.attempt_count or 0),
-        hosted_url=str(invoice.hosted_invoice_url or ""),
-        pdf_url=str(invoice.invoice_pdf or ""),
+        id=invoice["id"],
+        status=str(invoice["status"]),
+        currency=str(invoice["currency"]),
+        customer=str(invoice["customer"]),
+        subtotal=int(untaxed if untaxed is not None else invoice["total"]),
+        total=int(invoice["total"]),
+        tax=sum(int(tax["amount"]) for tax in invoice.get("total_taxes") or ()),
+        amount_paid=int(invoice["amount_paid"]),
+        amount_remaining=int(invoice["amount_remaining"]),
+        number=str(invoice.get("number") or ""),
+        lines=tuple(int(line["amount"]) for line in lines["data"]),
+        line_count_complete=not lines["has_more"],
+        bill=str(metadata.get("bill", "")),
+        attempt=int(metadata.get("attempt", 0)),
+        created=datetime.fromtimestamp(int(invoice["created"]), UTC),
+        attempted=int(invoice.get("attempt_count") or 0),
+        hosted_url=str(invoice.get("hosted_invoice_url") or ""),
+        pdf_url=str(invoice.get("invoice_pdf") or ""),
     )
