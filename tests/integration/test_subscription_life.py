@@ -340,3 +340,34 @@ def test_an_order_whose_tier_or_plan_is_withdrawn_meanwhile_still_begins_as_orde
     assert status(replace(shop, subscription=made["id"])) == "active"
     other = shop.subscriber.call("POST", "/applications", {"publisher": "acme", "name": "Other"})
     assert refusal(shop.subscriber, "POST", "/subscriptions", order(shop, other["id"])) == (409, "tier_not_offered")
+
+
+def test_erasure_waits_for_the_last_bill_and_leaves_its_invoices(shop: Shop) -> None:
+    shop.world.run_until(datetime(2026, 1, 10, 13, tzinfo=UTC))
+    shop.use("2026-01-10", 31)
+    erase = ("POST", "/subscriber/erase", {"publisher": "acme"})
+    assert refusal(shop.subscriber, *erase) == (409, "subscriptions_live")
+    shop.subscriber.call("POST", f"/subscriptions/{shop.subscription}/cancel", {"when": "period_end"})
+    shop.world.run_until(FEBRUARY + GRACE)
+    shop.subscriber.call(*erase)
+    account = shop.system.emulator.account(shop.account)
+    assert [customer.get("deleted") for customer in account.customers.values()] == [True]
+    assert [invoice["status"] for invoice in shop.invoices()] == ["paid", "paid"]
+    kept = shop.subscriber.call("GET", "/invoices?publisher=acme")["items"]
+    assert sorted(each["amount"] for each in kept) == sorted(bill.subtotal for bill in shop.bills())
+    stored = json.dumps(shop.system.dynamodb.scan(TableName="CoreTable")["Items"], default=str)
+    assert "bob@globex.example" not in stored
+
+
+def test_totals_are_explained_by_their_batches(shop: Shop) -> None:
+    shop.world.run_until(datetime(2026, 1, 10, 13, tzinfo=UTC))
+    shop.use("2026-01-09", 4)
+    shop.use("2026-01-10", 3)
+    path, calls = f"/subscriptions/{shop.subscription}/usage", shop.offer.meters["calls"]
+    by_day = shop.subscriber.call("GET", f"{path}?from=2026-01-01&to=2026-01-31&group=day")
+    assert [(row["day"], row["quantity"]) for row in by_day["items"]] == [("2026-01-09", 4), ("2026-01-10", 3)]
+    by_meter = shop.publisher.call("GET", f"{path}?from=2026-01-01&to=2026-01-31&group=meter")
+    assert [(row["meter"], row["quantity"]) for row in by_meter["items"]] == [(calls, 7)]
+    assert by_meter["as_of"] == "2026-01-10T13:00:00Z"
+    ledger = shop.publisher.call("GET", f"{path}/ledger?day=2026-01-09")
+    assert sum(batch["quantities"][calls] for batch in ledger["items"]) == 4

@@ -1,11 +1,14 @@
 """Usage in: every event counted once, refused with a name, or handed back."""
 
+import json
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 
+from functions.record_usage import app as ingest
 from local.dynamodb import Fault
 from monetize.domain.keys import GatewayKey, hashed
 from tests.integration.usage_fixtures import CALLS, NOW, SUB, Metered, metered, usage_event
@@ -160,6 +163,12 @@ def test_a_body_that_cannot_be_read_is_refused_whole(
     assert (answer.status, answer.code) == (status, code)
 
 
+def test_a_body_of_exactly_the_limit_is_taken(metered: Metered) -> None:
+    body = json.dumps([usage_event(1)]).encode()
+    answer = metered.ask("record_usage_events_batch", body + b" " * (4 * 1024 * 1024 - len(body)))
+    assert (answer.status, answer.body["accepted"]) == (200, 1)
+
+
 def test_five_thousand_events_are_taken_and_one_more_refused(metered: Metered) -> None:
     events = [usage_event(number) for number in range(5000)]
     assert metered.send(*events).body["accepted"] == 5000
@@ -263,3 +272,25 @@ def _refuse(metered: Metered, faults: list[Fault]) -> None:
         return faults.pop(0) if operation == "TransactWriteItems" and faults else None
 
     metered.dynamodb.inject = inject
+
+
+def test_waiting_for_other_writers_is_a_metric(
+    metered: Metered, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(ingest, "TimeLeft", partial(ingest.TimeLeft, sleep=waits.append))
+    _refuse(metered, [Fault("TransactionConflict", (1,)), Fault("TransactionConflict", (1,))])
+    capsys.readouterr()
+    metered.send(usage_event(1))
+    assert len(waits) == 2
+    flushed = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"_aws"' in line]
+    assert [each["UsageConflicts"] for each in flushed] == [[2.0]]
+
+
+def test_a_cancellation_that_came_due_takes_no_event_after_it(metered: Metered) -> None:
+    metered.change(cancel_at=NOW - timedelta(hours=1))
+    body = metered.send(usage_event(1), usage_event(2, time="2026-11-17T08:00:00Z")).body
+    assert (body["accepted"], [each["code"] for each in body["rejected"]]) == (1, ["subscription_ended"])
+    metered.clock.advance(timedelta(hours=23))
+    late = metered.send(usage_event(3, time="2026-11-17T08:00:00Z")).body
+    assert [each["code"] for each in late["rejected"]] == ["subscription_ended"]
