@@ -81,9 +81,17 @@ def with_real_ids(case: Case[Any], operation: Operation, own: Mapping[str, str])
     for name in operation.query:
         if KINDS.get(name) in own and name in case.query:
             case.query[name] = own[operation.kind(name)]
-    if "If-Match" in case.headers:
-        case.headers["If-Match"] = '"1"'
     case.body = filled(case.body, own, {})
+
+
+def with_what_was_read(scene: Scene, case: Case[Any], token: str | None) -> None:
+    """The ETag of the thing, or of what the thing is part of, as a client reads it before an edit."""
+    path = case.formatted_path
+    for each in (path, path.rpartition("/")[0]):
+        _, headers, _ = scene.system.call("GET", f"{each}?publisher=acme", token=token)
+        if "etag" in headers:
+            case.headers["If-Match"] = headers["etag"]
+            return
 
 
 def tokens(scene: Scene, side: Side, operation: Operation) -> list[str | None]:
@@ -96,10 +104,7 @@ def tokens(scene: Scene, side: Side, operation: Operation) -> list[str | None]:
     return [scene.as_user(side.publisher, everything, "ann"), scene.as_user(side.subscriber, everything, "dan")]
 
 
-seen: dict[tuple[str, str], Counter[int]] = {}
-
-
-def broken(scene: Scene, operation: Operation, mode: GenerationMode) -> str | None:
+def broken(scene: Scene, operation: Operation, mode: GenerationMode, seen: Counter[int]) -> str | None:
     """The first request of one operation that is not answered as documented, if there is one."""
     described = schemathesis.openapi.from_dict(routes.document())[operation.path][operation.method]
     own = {**scene.acme.ids, "batch": "b"}
@@ -117,10 +122,12 @@ def broken(scene: Scene, operation: Operation, mode: GenerationMode) -> str | No
     def holds(case: Case[Any], real: bool, caller: str | None) -> None:
         if real:
             with_real_ids(case, operation, own)
+            if "If-Match" in case.headers:
+                with_what_was_read(scene, case, caller)
         failures = scene.system.functions.failures
         failures.clear()
         response = answered(scene, case, caller)
-        seen.setdefault((operation.name, mode.value), Counter())[response.status_code] += 1
+        seen[response.status_code // 100] += 1
         if response.status_code >= 500:
             told = failures[-1].trace if failures else response.content[:300].decode()
             raise AssertionError(f"{case.as_curl_command()}\n{response.status_code} {told}")
@@ -143,6 +150,9 @@ def chosen(method: str) -> list[Operation]:
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
 def test_every_answer_is_as_documented(scene: Scene, method: str) -> None:
     modes = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
-    wrong = [broken(scene, operation, mode) for operation in chosen(method) for mode in modes]
+    seen: Counter[int] = Counter()
+    wrong = [broken(scene, operation, mode, seen) for operation in chosen(method) for mode in modes]
     found = [each for each in wrong if each is not None]
     assert not found, "\n\n".join(found)
+    # Requests that all end at the first check would prove little.
+    assert seen[2] > seen.total() / 20, seen
