@@ -119,7 +119,7 @@ class Shop:
         invoices = StripeInvoices(wiring.stripe())
         made = invoices.create_draft(wanted)
         line = InvoiceLine(
-            amount=amount, description="Gold", product=self.product, period_start=edge,
+            amount=amount, description="Monthly fee: Gold", product=self.product, period_start=edge,
             period_end=edge + timedelta(days=31),
         )  # fmt: skip
         invoices.add_lines(wanted, made, [line], "unspecified")

@@ -15,7 +15,7 @@ from monetize import wiring
 from monetize.adapters.dynamo import keys
 from monetize.adapters.dynamo.table import delete, release
 from monetize.domain.drift import Report
-from monetize.domain.invoices import Bill, Invoice
+from monetize.domain.invoices import Bill, BillLines, Invoice
 from monetize.domain.subscriptions import Customer, Span, Subscriber, Subscription, scheduled
 from monetize.http.schemas import to_cursor
 from monetize.services import reconciling
@@ -235,6 +235,10 @@ def test_after_a_restore_invoices_are_adopted_before_anything_is_billed_again(sh
         bill = shop.table.get(Bill, keys.bill("sub_old", each.edge))
         assert bill is not None
         assert (bill.status, bill.invoice, bill.subtotal, bill.reason) == ("paid", each.stripe_id, 4900, "adopted")
+        lines = shop.table.get(BillLines, keys.bill_lines("sub_old", each.edge))
+        assert lines is not None
+        assert ([line.amount for line in lines.lines], lines.subtotal) == ([4900], 4900)
+        assert [(ahead.period.start, ahead.amount) for ahead in lines.ahead] == [(each.edge, 4900)]
     found = shop.subscription("sub_old")
     assert found.last_edge == edges[1]
     assert found.next_edge is not None

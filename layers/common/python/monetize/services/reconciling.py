@@ -11,6 +11,8 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Final, Protocol
 
+from monetize.domain.adoption import lines_taken_back
+from monetize.domain.collecting import InvoiceLine
 from monetize.domain.drift import (
     AMOUNT,
     DUPLICATE,
@@ -33,11 +35,11 @@ from monetize.domain.drift import (
 )
 from monetize.domain.dunning import Collected, FoundCustomer
 from monetize.domain.errors import AccountUnreachable, Invalid, NotFound, PreconditionFailed, Refusal, Unavailable
-from monetize.domain.invoices import Bill, Invoice
+from monetize.domain.invoices import Bill, BillLines, Invoice
 from monetize.domain.offers import time_of
 from monetize.domain.plans import PlanVersion
 from monetize.domain.publishers import Publisher
-from monetize.domain.subscriptions import Subscriber, Subscription, billed, called_off_at
+from monetize.domain.subscriptions import Subscriber, Subscription, billed, called_off_at, in_force
 from monetize.services import invoice_actions, payments
 from monetize.services.billing import invoice_id, split_bill_id
 from monetize.services.subscription_access import until_unchanged
@@ -59,7 +61,8 @@ class Store(Protocol):
     def bill(self, sub: str, edge: datetime) -> Bill | None: ...
     def invoices(self, ids: Sequence[str]) -> dict[str, Invoice]: ...
     def products(self, pub: str, after: str | None) -> Iterator[tuple[str, PlanVersion]]: ...
-    def adopt(self, bill: Bill, before: Subscription, after: Subscription) -> None: ...
+    def lines(self, sub: str, edge: datetime) -> BillLines | None: ...
+    def adopt(self, bill: Bill, lines: BillLines, before: Subscription, after: Subscription) -> None: ...
     def report(self, pub: str) -> Report | None: ...
     def interrupted(self) -> Report | None: ...
     def save(self, report: Report) -> None: ...
@@ -73,6 +76,7 @@ class Provider(Protocol):
     def customer(self, account: str, customer: str) -> FoundCustomer: ...
     def invoices_of(self, account: str, customer: str, since: datetime) -> Iterator[Collected]: ...
     def given_back(self, account: str, customer: str, since: datetime) -> dict[str, tuple[int, bool]]: ...
+    def lines(self, account: str, invoice: str) -> tuple[InvoiceLine, ...]: ...
     def product_live(self, account: str, product: str) -> bool: ...
     def delete_draft(self, account: str, invoice: str) -> None: ...
 
@@ -323,7 +327,7 @@ def _missing_here(going: _Pass, found: Collected, bill: Bill | None, subscriptio
         after = subscription
         if subscription.next_edge is not None and subscription.next_edge <= edge:
             after = billed(subscription, edge, grace)
-        going.ports.store.adopt(bill, subscription, after)
+        going.ports.store.adopt(bill, _lines(going, bill, subscription), subscription, after)
         subscriptions[sub] = replace(after, rev=subscription.rev + 1) if after != subscription else subscription
         going.tell(MISSING_HERE, bill.id, "the bill was taken back from its invoice", REPAIRED)
     if bill.invoice is None or (bill.status in ("rated", "claimed")):
@@ -333,8 +337,21 @@ def _missing_here(going: _Pass, found: Collected, bill: Bill | None, subscriptio
     going.tell(MISSING_HERE, found.invoice, "the invoice was recorded again", REPAIRED)
 
 
+def _lines(going: _Pass, bill: Bill, subscription: Subscription) -> BillLines:
+    """What the next bill has to know of this one: what was paid in advance, and what nobody is to bill again."""
+    span = in_force(subscription, bill.edge)
+    version = None
+    if span is not None and span.plan is not None and span.version is not None:
+        version = going.ports.payments.store.plan_version(span.plan, span.version)
+    last = subscription.last_edge
+    before = going.ports.store.lines(subscription.id, last) if last is not None and last < bill.edge else None
+    sent = going.ports.provider.lines(going.account, bill.invoice or "")
+    going.read(1 + len(sent) // PAGE)
+    return lines_taken_back(bill, sent, version, before)
+
+
 def _restored(going: _Pass, found: Collected, subscription: Subscription, edge: datetime) -> Bill:
-    """A bill as far as its invoice tells of it. Its lines stay at Stripe."""
+    """A bill as far as its invoice tells of it."""
     at = time_of(going.publisher, found.created)
     return Bill(
         subscription=subscription.id,

@@ -8,7 +8,7 @@ from monetize.adapters.dynamo import keys
 from monetize.adapters.dynamo.table import Lost, Op, Table, delete, put, read
 from monetize.domain.drift import Report
 from monetize.domain.errors import PreconditionFailed
-from monetize.domain.invoices import Bill, Invoice
+from monetize.domain.invoices import Bill, BillLines, Invoice
 from monetize.domain.plans import Plan, PlanVersion
 from monetize.domain.publishers import Publisher
 from monetize.domain.subscriptions import Subscriber, Subscription
@@ -92,9 +92,13 @@ class ReconciliationTable:
         placed = ((f"{prefix.sk}{version.plan}", version) for version in versions if version.stripe_product)
         yield from (each for each in placed if after is None or each[0] > after)
 
-    def adopt(self, bill: Bill, before: Subscription, after: Subscription) -> None:
-        """A bill that was made before the tables were restored, and its subscription past it. PreconditionFailed."""
-        ops = [put(bill)] if after == before else [put(bill), put(replace(after, rev=before.rev))]
+    def lines(self, sub: str, edge: datetime) -> BillLines | None:
+        """What one bill charged."""
+        return self.table.get(BillLines, keys.bill_lines(sub, edge))
+
+    def adopt(self, bill: Bill, lines: BillLines, before: Subscription, after: Subscription) -> None:
+        """A bill that its invoice proves, with what it charged, and its subscription past it. PreconditionFailed."""
+        ops = [put(bill), put(lines), *([] if after == before else [put(replace(after, rev=before.rev))])]
         try:
             self.table.write(*ops)
         except Lost:

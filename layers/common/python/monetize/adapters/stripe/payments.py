@@ -8,6 +8,7 @@ from typing import Any
 import stripe
 
 from monetize.adapters.stripe.client import options, told_as_ours
+from monetize.domain.collecting import InvoiceLine
 from monetize.domain.dunning import ACTION, Collected, FoundCustomer
 from monetize.domain.errors import NotFound
 from monetize.domain.stripe_events import OURS
@@ -165,6 +166,21 @@ class StripePayments:
                 if each.status == "succeeded"
             }
 
+    def lines(self, account: str, invoice: str) -> tuple[InvoiceLine, ...]:
+        """What an invoice charges, as we sent it."""
+        with told_as_ours():
+            page = self.stripe.v1.invoices.line_items.list(invoice, {"limit": 100}, options(account))
+            return tuple(
+                InvoiceLine(
+                    amount=int(each.amount),
+                    description=str(each.description or ""),
+                    product=_product(each),
+                    period_start=_at(each.period.start),
+                    period_end=_at(each.period.end),
+                )
+                for each in page.auto_paging_iter()
+            )
+
     def product_live(self, account: str, product: str) -> bool:
         """Whether a product is there and not archived."""
         try:
@@ -231,6 +247,11 @@ def _intent(invoice: Any) -> Any:
     ]
     best = next((each for each in found if each.status == "paid"), found[0] if found else None)
     return best.payment.payment_intent if best is not None else None
+
+
+def _product(line: Any) -> str:
+    details = line.pricing.price_details if line.pricing is not None else None
+    return _id(details.product) if details is not None else ""
 
 
 def _dispute(dispute: Any) -> str:
