@@ -36,7 +36,7 @@ PLAIN = {
     *("event_type", "aggregation", "value_property", "unit", "filters", "completion", "api_name", "keys", "links"),
     *("grace_hours", "late_window_days", "collection", "days_until_due", "automatic_tax", "footer", "custom_fields"),
     *("retry_days", "payment_grace_days", "hold_above", "hold_times_last", "fail_open", "threshold_percents"),
-    *("count", "shards"),
+    *("count", "shards", "threshold_amounts"),
 }
 # Read by hand, each with tests of its own below the matrix.
 BY_HAND = {"/usage/events", "/publisher/usage/events", "/entitlements/check", "/publisher/entitlements/check"}

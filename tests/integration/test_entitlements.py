@@ -215,6 +215,25 @@ def test_a_threshold_is_told_once_per_period_also_by_several_containers(metered:
     assert _told(metered) == [("met_calls", "quota", 85), ("met_calls", "quota", 100)]
 
 
+def test_an_amount_of_money_is_a_threshold_that_limits_nothing(metered: Metered) -> None:
+    was = metered.table.list(Publisher, "PUB#acme", "PUBLISHER").items[0]
+    metered.store(replace(was, settings=BillingSettings(threshold_amounts=(300, 1000))))
+    charge = Charge(id="calls", name="Calls", model="per_unit", meter="met_calls", unit_price=Decimal(100))
+    terms = PlanTerms(currency="usd", charges=(charge,))
+    metered.store(PlanVersion(plan="plan_gold", publisher="acme", number=2, name="", terms=terms, published_at=NOW))
+    metered.change(version=2)
+    metered.send(usage_event(0), usage_event(1))
+    assert metered.ask("check_entitlement_one").body["allowed"]
+    assert _told(metered) == []
+    metered.send(*[usage_event(number) for number in range(2, 5)])
+    for _ in range(2):
+        metered.clock.advance(FRESH)
+        body = metered.ask("check_entitlement_one").body
+        assert (body["allowed"], body.get("meters")) == (True, None)
+    (event,) = metered.told.recorded
+    assert (event.detail["kind"], event.detail["limit"], event.detail["used"]) == ("spending", 300, 500)
+
+
 def test_when_nothing_can_be_read_what_was_known_stands_and_the_publisher_decides_on_the_rest(
     metered: Metered, monkeypatch: pytest.MonkeyPatch
 ) -> None:

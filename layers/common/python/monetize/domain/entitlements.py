@@ -53,6 +53,7 @@ class PublisherRules:
     payment_grace_days: int = 3
     fail_open: bool = True
     threshold_percents: tuple[int, ...] = (85, 100)
+    threshold_amounts: tuple[int, ...] = ()
     clock_offset: timedelta = timedelta(0)
 
 

@@ -91,6 +91,7 @@ class BillingSettings:
     fail_open: bool = True
     approval: bool = False
     threshold_percents: tuple[int, ...] = (85, 100)
+    threshold_amounts: tuple[int, ...] = ()  # what a subscription's period costs when somebody is told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

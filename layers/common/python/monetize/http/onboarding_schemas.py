@@ -54,6 +54,7 @@ class SettingsBody(RequestModel):
     fail_open: Bool = True
     approval: Bool = False
     threshold_percents: Annotated[tuple[Annotated[Int, Field(ge=1, le=1000)], ...], Field(max_length=8)] = (85, 100)
+    threshold_amounts: Annotated[tuple[Minor, ...], Field(max_length=8)] = ()
 
     def to_settings(self) -> BillingSettings:
         """As the domain holds them."""
@@ -72,6 +73,7 @@ class SettingsBody(RequestModel):
             fail_open=self.fail_open,
             approval=self.approval,
             threshold_percents=self.threshold_percents,
+            threshold_amounts=self.threshold_amounts,
         )
 
 

@@ -175,17 +175,18 @@ def _one(
         environment=holder.key.environment,
         throttle=offer.throttle,
     )
-    if reason or not (offer.limits or it.cap is not None):
+    if reason or not (offer.limits or it.cap is not None or (it.plan is not None and rules.threshold_amounts)):
         return decision
     sandbox = holder.key.environment == SANDBOX
     place = (it.id, sandbox)
     if place not in known:
         counted = ports.usage.counters(it.id, it.period.start.date(), now.date(), it.shards_in, sandbox=sandbox)
         known[place] = tuple(standings(it, offer, rules, counted.totals, now))
-        if not sandbox and it.cap is not None:
-            known[place] += _spending(it, it.cap, rules, counted.totals, now, ports)
         if not sandbox:
-            tell_thresholds(it, known[place], rules, now, ports)
+            caps = () if it.cap is None else (it.cap,)
+            spending = _spending(it, (*caps, *rules.threshold_amounts), rules, counted.totals, now, ports)
+            known[place] += spending[: len(caps)]
+            tell_thresholds(it, known[place], spending[len(caps) :], rules, now, ports)
     stand = known[place]
     exhausted = [each for each in stand if each.hard and each.used >= each.limit]
     return replace(decision, standings=stand, allowed=not exhausted, reason=_why(exhausted))
@@ -198,12 +199,19 @@ def _why(exhausted: Sequence[Standing]) -> str:
 
 
 def _spending(
-    it: Allowed, cap: int, rules: PublisherRules, totals: Mapping[tuple[date, int], int], now: datetime, ports: Ports
+    it: Allowed,
+    amounts: Sequence[int],
+    rules: PublisherRules,
+    totals: Mapping[tuple[date, int], int],
+    now: datetime,
+    ports: Ports,
 ) -> tuple[Standing, ...]:
-    """What the running period costs so far, against the cap: fees whole, usage as counted, so never too little."""
+    """What the running period costs so far, against each amount: fees whole, usage as counted, so never too little."""
+    if not amounts or it.plan is None or it.version is None:
+        return ()
     from monetize.domain.rating import preview
 
-    terms = None if it.plan is None or it.version is None else ports.facts.terms(it.plan, it.version, now)
+    terms = ports.facts.terms(it.plan, it.version, now)
     if terms is None:
         return ()
     names = {short: meter for meter, short in rules.meters.items()}
@@ -211,39 +219,52 @@ def _spending(
     for (day, short), quantity in totals.items():
         if short in names and quantity > 0:
             usage.setdefault(names[short], {})[day] = quantity
-    period = it.period
-    spent = preview(terms, usage, period).subtotal
-    return (Standing(meter=SPENDING, per="period", hard=True, limit=cap, used=spent, resets_at=period.end),)
+    spent = preview(terms, usage, it.period).subtotal
+    return tuple(
+        Standing(meter=SPENDING, per="period", hard=True, limit=amount, used=spent, resets_at=it.period.end)
+        for amount in amounts
+    )
 
 
-def tell_thresholds(it: Allowed, stand: Sequence[Standing], rules: PublisherRules, now: datetime, ports: Ports) -> None:
-    """An event for each threshold that is crossed, once per period (or day) and threshold."""
-    for each in stand:
-        for percent in rules.threshold_percents:
-            if each.limit <= 0 or each.used * 100 < each.limit * percent:
-                continue
-            kind = "spending" if each.meter == SPENDING else "quota" if each.hard else "allowance"
-            name = f"{each.resets_at:%Y-%m-%dT%H}#{each.meter}#{kind}#{each.per}#{percent}"
-            if not _first(it.id, name, now, each.resets_at + timedelta(days=2), ports):
-                continue
-            told = ports.tell.tell(
-                "usage.threshold_crossed",
-                {
-                    "publisher": it.publisher,
-                    "subscription": it.id,
-                    "meter": each.meter,
-                    "kind": kind,
-                    "per": each.per,
-                    "percent": percent,
-                    "limit": each.limit,
-                    "used": each.used,
-                    "resets_at": each.resets_at.isoformat().replace("+00:00", "Z"),
-                },
-            )
-            if not told:
-                # Whoever looks next tells it; the decision itself does not wait for the bus.
-                ports.usage.release_threshold(it.id, name)
-                _told.pop((id(ports), it.id, name), None)
+def tell_thresholds(
+    it: Allowed,
+    stand: Sequence[Standing],
+    amounts: Sequence[Standing],
+    rules: PublisherRules,
+    now: datetime,
+    ports: Ports,
+) -> None:
+    """An event for each threshold that is crossed, once per period (or day) and threshold.
+
+    Thresholds are percentages of what is limited, and `amounts` of money that limit nothing.
+    """
+    marks = [(each, percent, str(percent)) for each in stand for percent in rules.threshold_percents]
+    marks += [(each, 100, f"amount-{each.limit}") for each in amounts]
+    for each, percent, mark in marks:
+        if each.limit <= 0 or each.used * 100 < each.limit * percent:
+            continue
+        kind = "spending" if each.meter == SPENDING else "quota" if each.hard else "allowance"
+        name = f"{each.resets_at:%Y-%m-%dT%H}#{each.meter}#{kind}#{each.per}#{mark}"
+        if not _first(it.id, name, now, each.resets_at + timedelta(days=2), ports):
+            continue
+        told = ports.tell.tell(
+            "usage.threshold_crossed",
+            {
+                "publisher": it.publisher,
+                "subscription": it.id,
+                "meter": each.meter,
+                "kind": kind,
+                "per": each.per,
+                "percent": percent,
+                "limit": each.limit,
+                "used": each.used,
+                "resets_at": each.resets_at.isoformat().replace("+00:00", "Z"),
+            },
+        )
+        if not told:
+            # Whoever looks next tells it; the decision itself does not wait for the bus.
+            ports.usage.release_threshold(it.id, name)
+            _told.pop((id(ports), it.id, name), None)
 
 
 _told: dict[tuple[int, str, str], None] = {}

@@ -41,6 +41,7 @@ class _Settings(msgspec.Struct, gc=False):
     payment_grace_days: int = 3
     fail_open: bool = True
     threshold_percents: tuple[int, ...] = (85, 100)
+    threshold_amounts: tuple[int, ...] = ()
 
 
 class _Publisher(msgspec.Struct, gc=False):
@@ -244,6 +245,7 @@ class EntitlementFacts:
             payment_grace_days=it.settings.payment_grace_days,
             fail_open=it.settings.fail_open,
             threshold_percents=it.settings.threshold_percents,
+            threshold_amounts=it.settings.threshold_amounts,
             clock_offset=timedelta(seconds=it.clock_offset_seconds),
         )
         self._rules.put(publisher, found, now)
