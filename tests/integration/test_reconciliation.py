@@ -14,6 +14,7 @@ from local.stripe_emulator import Fault
 from monetize import wiring
 from monetize.adapters.dynamo import keys
 from monetize.adapters.dynamo.table import delete, release
+from monetize.domain.adoption import lines_taken_back
 from monetize.domain.drift import Report
 from monetize.domain.invoices import Bill, BillLines, Invoice
 from monetize.domain.subscriptions import Customer, Span, Subscriber, Subscription, scheduled
@@ -159,6 +160,22 @@ def test_a_wrong_amount_and_a_deleted_invoice_are_money_and_are_not_touched(shop
     stored = shop.table.get(Report, keys.drift("acme"))
     assert stored is not None
     assert {each.subject for each in stored.findings} == {made.id, gone.id}
+
+
+def test_lines_that_are_others_than_were_sent_are_money_although_their_sum_is_the_same(shop: Shop) -> None:
+    made = shop.sent()
+    bill = shop.bill(made)
+    sent = wiring.reconciling().provider.lines(shop.account, made.stripe_id)
+    shop.store(lines_taken_back(bill, sent, None, None))
+    silence(shop)
+    assert reconcile(shop).clean
+    (line,) = shop.stripe.accounts[shop.account].invoices[made.stripe_id]["lines"]["data"]
+    shop.stripe.accounts[shop.account].invoices[made.stripe_id]["lines"]["data"] = [
+        {**line, "id": "il_a", "amount": 4000},
+        {**line, "id": "il_b", "amount": 900},
+    ]
+    report = reconcile(shop)
+    assert (kinds(report), report.money_findings) == ({"amount:proposed": 1}, 1)
 
 
 def test_invoices_of_another_deployment_on_the_same_account_are_reported_and_left(shop: Shop) -> None:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from monetize.domain.dunning import Collected
-from monetize.domain.invoices import Bill, Invoice
+from monetize.domain.invoices import Bill, BillLines, Invoice
 
 MOST_FINDINGS: Final = 200  # listed; all are counted
 DRAFT_LIFE: Final = timedelta(hours=1)  # a younger draft may be a worker's, on its way
@@ -96,6 +96,21 @@ def stale(invoice: Invoice, found: Collected) -> str:
     if found.disputed and not invoice.disputed:
         told.append("disputed there")
     return ", ".join(told)
+
+
+def lines_differ(invoice: Invoice, content: BillLines | None, found: Collected) -> Iterator[Finding]:
+    """Lines that do not add up as they were sent, though the sum may: a person decides."""
+    sent = sorted(each.amount for each in content.invoice_lines()) if content is not None else None
+    if sent is None or found.lines is None or sorted(found.lines) == sent:
+        return
+    yield Finding(
+        kind=AMOUNT,
+        subject=invoice.id,
+        detail=f"{len(sent)} lines were sent, {found.id} holds {len(found.lines)} of other amounts",
+        outcome=PROPOSED,
+        currency=invoice.currency,
+        money=abs(sum(found.lines) - sum(sent)),
+    )
 
 
 def amounts(invoice: Invoice, found: Collected) -> Iterator[Finding]:

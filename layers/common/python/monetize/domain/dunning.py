@@ -73,6 +73,7 @@ class Collected:
     disputed: str = ""  # open, won, lost
     payment: str = ""
     failure: str = ""
+    lines: tuple[int, ...] | None = None  # what each charges; None where not all of them were read
 
     @property
     def ours(self) -> bool:

@@ -30,6 +30,7 @@ from monetize.domain.drift import (
     Report,
     added,
     amounts,
+    lines_differ,
     orphan,
     stale,
 )
@@ -409,7 +410,8 @@ def _ours(going: _Pass, invoice: Invoice) -> None:
 
 
 def _compare(going: _Pass, invoice: Invoice, found: Collected) -> None:
-    for each in amounts(invoice, found):
+    content = going.ports.store.lines(invoice.subscription, invoice.edge)
+    for each in tuple(amounts(invoice, found)) or lines_differ(invoice, content, found):
         going.report = added(going.report, each)
     told = stale(invoice, found)
     if not told:

@@ -234,6 +234,7 @@ def reading(found: Any, intent: Any, refunded: int, dispute: str) -> Collected:
         disputed=dispute,
         payment=_id(intent),
         failure=failure,
+        lines=None if found.lines.has_more else tuple(int(each.amount) for each in found.lines.data),
     )
 
 
