@@ -116,6 +116,11 @@ def test_an_event_for_another_mode_is_dropped_before_it_is_stored(shop: Shop) ->
     assert wiring.inbox().get("evt_test") is None
 
 
+def test_an_event_of_the_platforms_own_account_is_dropped_before_it_is_stored(shop: Shop) -> None:
+    assert outcome(posted(shop, event(shop, "invoice.paid", OURS, account=""))) == "not_ours"
+    assert wiring.inbox().get("evt_test") is None
+
+
 @pytest.mark.parametrize(
     ("kind", "obj"),
     [
