@@ -28,6 +28,7 @@ import requests
 from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
 
+from local import template
 from local.bench.usage import Figure
 from local.clock import Clock
 from local.dynamodb.http import handle
@@ -50,11 +51,12 @@ LAMBDA_GB_SECOND = 0.0000133334
 SQS_REQUEST = 0.4e-6
 HTTP_REQUEST = 1.0e-6
 LOG_GB = 0.50
-LAMBDA_GB = 0.5
+VCPU_MB = 1769  # Lambda gives this much memory one processor, and less of it a share
 STRIPE_SECONDS = 0.5  # of one call
 DYNAMODB_SECONDS = 0.005  # of one call
 BILLS_A_BATCH = 5  # of the template's event source
 EVENTS_A_BATCH = 10
+APPLY_CPU = 0.01  # seconds of one event: two requests to Stripe and eight to DynamoDB, by what a bill's cost
 LOG_BYTES = 700  # of one bill: a line of ours, and its share of START, END and REPORT
 
 # Of the calendar: what the template and Stripe's documentation say.
@@ -328,12 +330,12 @@ class Stand:
 
     def _deliver(self) -> int:
         """What the endpoint is subscribed to (docs/deploy.md) reaches us; of the rest Stripe would not tell."""
-        from monetize.domain.stripe_events import ACCOUNT, MARKED, UNMARKED
+        from monetize.domain.stripe_events import ASKED
 
         emulator, posted = self.system.emulator, self.posted
         waiting = emulator.due_deliveries(limit=100)
         for delivery in waiting:
-            if delivery.event.type in MARKED | UNMARKED | ACCOUNT:
+            if delivery.event.type in ASKED:
                 headers = [(name.lower(), value) for name, value in delivery.headers.items()]
                 answer = self.system.gateway.handle(Request("POST", WEBHOOK_ROUTE, headers, delivery.body))
                 emulator.deliver(delivery, answer.status)
@@ -402,6 +404,7 @@ class Units:
     webhook_reads: float
     webhook_calls: float
     webhooks: float
+    webhook_stripe: float
     stripe_writes: float
     stripe_reads: float
     detail: dict[str, float]
@@ -420,6 +423,7 @@ def units(count: int = 20) -> Units:
         writes, reads, calls, detail = counted.writes, counted.reads, counted.calls, dict(counted.detail)
         made = list(system.emulator.requests)[asked:]
         counted.writes = counted.reads = counted.calls = 0
+        asked = len(system.emulator.requests)
         stand.webhooks()
         return Units(
             writes=writes / count,
@@ -429,6 +433,7 @@ def units(count: int = 20) -> Units:
             webhook_reads=counted.reads / count,
             webhook_calls=counted.calls / count,
             webhooks=(stand.posted - told) / count,
+            webhook_stripe=(len(system.emulator.requests) - asked) / count,
             stripe_writes=sum(each.method != "GET" for each in made) / count,
             stripe_reads=sum(each.method == "GET" for each in made) / count,
             detail={name: value / count for name, value in detail.items()},
@@ -544,23 +549,27 @@ def stripe_writes(lines: int) -> tuple[int, int]:
 
 def price(counted: Units, cpu_ms: float, found: FanOut) -> tuple[dict[str, float], dict[str, float]]:
     """USD of billing 1,000,000 subscriptions up to `sent`, and of their webhooks; by what it is spent on."""
+    biller, applier, receiver = (
+        memory(f"{name}Function") for name in ("BillSubscription", "ApplyStripeEvent", "StripeWebhook")
+    )
     waiting = (counted.stripe_writes + counted.stripe_reads) * STRIPE_SECONDS + counted.calls * DYNAMODB_SECONDS
-    seconds = cpu_ms / 1000 * 2 + waiting  # 512 MB have about half a core's share of a second's work
+    seconds = cpu_ms / 1000 * VCPU_MB / biller + waiting
     bills = {
-        "lambda_seconds": seconds * LAMBDA_GB * LAMBDA_GB_SECOND,
+        "lambda_seconds": seconds * biller / 1024 * LAMBDA_GB_SECOND,
         "lambda_requests": LAMBDA_REQUEST / BILLS_A_BATCH,
         "dynamodb_writes": counted.writes * WRITE_UNIT,
         "dynamodb_reads": counted.reads * READ_UNIT,
         "sqs": SQS_REQUEST * (1 / 10 + 1 / BILLS_A_BATCH + 1 / BILLS_A_BATCH),  # sent, received, deleted, in batches
         "logs": LOG_BYTES * LOG_GB / 1e9,
-        "find_and_fan_out": (found.cpu * 2 * LAMBDA_GB * LAMBDA_GB_SECOND + found.read_units * READ_UNIT) / 1e6,
+        "find_and_fan_out": (found.cpu * VCPU_MB / 1024 * LAMBDA_GB_SECOND + found.read_units * READ_UNIT) / 1e6,
     }
     hooks = counted.webhooks
-    received = 0.03  # seconds of the receiving function
-    applied = (STRIPE_SECONDS + 0.03) * hooks
+    received = 0.03 * hooks  # seconds of the receiving function
+    applied = counted.webhook_stripe * STRIPE_SECONDS + counted.webhook_calls * DYNAMODB_SECONDS
+    applied += hooks * APPLY_CPU * VCPU_MB / applier
     webhooks = {
         "http_api": HTTP_REQUEST * hooks,
-        "lambda_seconds": (received * hooks + applied) * LAMBDA_GB * LAMBDA_GB_SECOND,
+        "lambda_seconds": (received * receiver + applied * applier) / 1024 * LAMBDA_GB_SECOND,
         "lambda_requests": LAMBDA_REQUEST * hooks * (1 + 1 / EVENTS_A_BATCH),
         "dynamodb_writes": counted.webhook_writes * WRITE_UNIT,
         "dynamodb_reads": counted.webhook_reads * READ_UNIT,
@@ -569,6 +578,11 @@ def price(counted: Units, cpu_ms: float, found: FanOut) -> tuple[dict[str, float
     }
     million = 1_000_000
     return {name: usd * million for name, usd in bills.items()}, {name: usd * million for name, usd in webhooks.items()}
+
+
+def memory(function: str) -> int:
+    """Megabytes of one of the template's functions."""
+    return int(template.load(ROOT / "template.yaml")["Resources"][function]["Properties"]["MemorySize"])
 
 
 # ---- calendar ----
@@ -782,11 +796,13 @@ def run(*, quick: bool = False) -> dict[str, Any]:
     )
     for part in (bills, webhooks):
         print("    " + ", ".join(f"{name} {usd:.2f}" for name, usd in part.items()))
-    seconds_a_bill = 4 * STRIPE_SECONDS + counted.calls * DYNAMODB_SECONDS + 2 * cpu / 1000
+    seconds_a_bill = 4 * STRIPE_SECONDS + counted.calls * DYNAMODB_SECONDS
+    seconds_a_bill += cpu / 1000 * VCPU_MB / memory("BillSubscriptionFunction")
     print(
         f"    assumed: {STRIPE_SECONDS} s a Stripe call, {DYNAMODB_SECONDS * 1000:.0f} ms a DynamoDB call, "
-        f"512 MB of arm64, {BILLS_A_BATCH} bills and {EVENTS_A_BATCH} events a batch, {counted.webhooks:.0f} webhooks "
-        "a bill, us-east-1; Stripe's fees and the free tier left out"
+        f"arm64 of the template's memory sizes, {BILLS_A_BATCH} bills and {EVENTS_A_BATCH} events a batch, "
+        f"{counted.webhooks:.0f} webhooks a bill and {counted.webhook_stripe:.0f} Stripe calls to apply, us-east-1; "
+        "Stripe's fees and the free tier left out"
     )
     when = calendar(seconds_a_bill)
     if not quick:

@@ -1,7 +1,9 @@
 """What Stripe tells of our invoices reaches invoice, bill and subscription, whatever the order and however often."""
 
+import re
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +13,7 @@ from monetize import wiring
 from monetize.adapters.dynamo import keys
 from monetize.adapters.dynamo.table import release
 from monetize.domain.invoices import Bill, Invoice
-from monetize.domain.stripe_events import ACCOUNT, MARKED, UNMARKED, Notice
+from monetize.domain.stripe_events import ACCOUNT, ASKED, MARKED, OPTIONAL, UNMARKED, Notice
 from monetize.domain.subscriptions import Subscription
 from monetize.services.applying import HANDLERS, apply
 from monetize.services.billing import invoice_id
@@ -221,3 +223,10 @@ def test_an_account_that_let_us_go_is_audited_as_done_at_stripe(shop: Shop) -> N
 def test_every_type_that_is_taken_in_has_an_effect_or_is_observed_on_purpose(kind: str) -> None:
     found = [prefix for prefix, _ in HANDLERS if kind.startswith(prefix)]
     assert len(found) == 1 or kind == "account.application.authorized"
+
+
+def test_the_guide_asks_stripe_for_the_events_that_tell_something_and_no_more() -> None:
+    guide = Path("docs/deploy.md").read_text(encoding="utf-8")
+    listed = guide.split("with these events:")[1].split("Put its signing secret")[0]
+    assert set(re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)`", listed)) == ASKED
+    assert ASKED >= (MARKED | UNMARKED | ACCOUNT) - OPTIONAL

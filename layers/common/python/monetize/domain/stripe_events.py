@@ -56,6 +56,12 @@ ACCOUNT = frozenset(
     {"account.updated", "capability.updated", "account.application.authorized", "account.application.deauthorized"}
 )
 
+# Applied when they come, and not asked for: each announces what another event, our own step or reconciliation tells
+# too, and they are four of the five that every paid invoice makes.
+OPTIONAL = frozenset({"invoice.finalized", "invoice.updated", "invoice_payment.paid"})
+# What the endpoint is to be subscribed to.
+ASKED = (MARKED | UNMARKED | ACCOUNT) - OPTIONAL
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:

@@ -321,14 +321,14 @@ class Exact:
 type Name = tuple[date, str, bool]  # of an entry: day, batch, late
 
 MAX_CONFLICTS: Final = 1000  # kept by name; the count of duplicates holds them all
-_PASS_IDS: Final = 12_000_000
+_PASS_IDS: Final = 6_000_000
 _BUCKET_IDS: Final = 150_000
 
 
 def distinct(entries: Callable[[], Iterable[Entry]]) -> Exact:
     """Count every event once, over all entries; the lowest (day, batch) wins. `entries` may be read several times.
 
-    Memory: 16 bytes an event of one pass (12 million events), not more with more events: the id space is then cut in
+    Memory: 16 bytes an event of one pass (6 million events), not more with more events: the id space is then cut in
     ranges, one reading each.
     """
     found = Exact()
