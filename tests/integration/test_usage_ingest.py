@@ -274,17 +274,20 @@ def _refuse(metered: Metered, faults: list[Fault]) -> None:
     metered.dynamodb.inject = inject
 
 
-def test_waiting_for_other_writers_is_a_metric(
-    metered: Metered, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_waiting_for_other_writers_is_a_metric(metered: Metered, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
+    counted: dict[str, float] = {}
     monkeypatch.setattr(ingest, "TimeLeft", partial(ingest.TimeLeft, sleep=waits.append))
+    add = ingest.metrics.add_metric
+
+    def count(name: str, unit: Any, value: float) -> None:
+        counted[name] = value
+        add(name, unit, value)
+
+    monkeypatch.setattr(ingest.metrics, "add_metric", count)
     _refuse(metered, [Fault("TransactionConflict", (1,)), Fault("TransactionConflict", (1,))])
-    capsys.readouterr()
     metered.send(usage_event(1))
-    assert len(waits) == 2
-    flushed = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"_aws"' in line]
-    assert [each["UsageConflicts"] for each in flushed] == [[2.0]]
+    assert (len(waits), counted["UsageConflicts"], counted["EventsAccepted"]) == (2, 2, 1)
 
 
 def test_a_cancellation_that_came_due_takes_no_event_after_it(metered: Metered) -> None:
