@@ -1,6 +1,8 @@
 """Exact totals: ledger, counter and distinct events are one and the same, and people can correct them."""
 
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -10,13 +12,52 @@ from monetize import wiring
 from monetize.adapters.dynamo import keys
 from monetize.domain.usage import LedgerMismatch
 from monetize.services import counting
-from monetize.services.counting import exact_usage, settle
+from monetize.services.counting import exact_usage, settle, settled
 from tests.integration.usage_fixtures import CONTEXT, NOW, SUB, Metered, metered, usage_event
 
 __all__ = ["metered"]
 
 DAY = date(2026, 11, 17)
 FIRST, LAST = date(2026, 11, 1), date(2026, 11, 30)
+
+
+def test_what_settling_answers_is_what_the_counters_hold(metered: Metered) -> None:
+    metered.send(usage_event(1), usage_event(2))
+    metered.send(usage_event(2), usage_event(3))
+    for first, last in (
+        (date(2026, 11, 1), date(2026, 11, 30)),
+        (FIRST, DAY),
+    ):  # a whole month is one query, others four
+        totals = settled(SUB, first, last, metered.shards, NOW, metered.usage)[1]
+        assert totals == metered.usage.counters(SUB, first, last, metered.shards).totals != {}
+
+
+def test_a_month_whole_and_its_parts_are_read_alike(metered: Metered) -> None:
+    metered.send(usage_event(1), usage_event(2))
+    metered.send(usage_event(2), usage_event(3))
+    settle(SUB, DAY, DAY, metered.shards, NOW, metered.usage)
+    whole = metered.usage.standing(SUB, date(2026, 11, 1), date(2026, 11, 30), metered.shards, 1000)
+    assert whole == metered.usage.standing(SUB, date(2026, 11, 2), date(2026, 11, 29), metered.shards, 1000)
+    assert (len(whole.adjustments), len(whole.entries or ()), dict(whole.totals)) == (1, 2, {(DAY, 1): 3})
+    assert metered.usage.standing(SUB, DAY, DAY, metered.shards, 12).entries is None  # too many to hold
+
+
+def test_a_batch_that_arrives_while_a_day_is_settled_is_no_mismatch(metered: Metered) -> None:
+    metered.send(usage_event(1))
+    first = True
+
+    def between(operation: str, request: Mapping[str, Any]) -> None:
+        nonlocal first
+        if operation == "GetItem" and request["Key"].get("sk") == {"S": "COUNTER"} and first:
+            first = False
+            metered.send(usage_event(2))
+
+    metered.dynamodb.inject = between  # the entries are read, the counter is not
+    totals = settled(SUB, DAY, DAY, metered.shards, NOW, metered.usage)[1]
+    assert not first
+    assert totals == {(DAY, 1): 2}
+
+
 METERS = {1: "met_calls", 2: "met_bytes"}
 
 
