@@ -42,6 +42,7 @@ NOT_REACHED: dict[tuple[str, str, str], str] = {
             "subscribe",
         )
     },
+    ("enable_monetization", "Idempotency", "UpdateItem"): "POST /monetization/enable with an Idempotency-Key, kept",
     ("apply_stripe_event", "Core", "DeleteItem"): "a subscription that ends in an event's transaction frees its place",
     ("apply_stripe_event", "Enqueue", "SendMessage"): "Stripe down for an hour: test_apply_payments",
     ("bill_subscription", "Core", "BatchGetItem"): "many subscriptions of one version or subscriber at once",
