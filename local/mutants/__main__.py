@@ -1,7 +1,7 @@
 """Plant every fault in a copy of the code, one at a time, and see who notices.
 
 python -m local.mutants                    all of them
-python -m local.mutants --only carry       those whose name holds a word
+python -m local.mutants --only 'carry|seal'  those whose name matches
 python -m local.mutants --check            only that every old text still stands where it is said to stand
 """
 
@@ -137,7 +137,7 @@ def _noticed(killer: str, status: int, output: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m local.mutants")
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", default="", help="a regular expression their names match")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--beside", type=int, default=2, help="how many at once")
     asked = parser.parse_args(arguments)
@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if gone or asked.check:
         print(f"{len(PLANTED)} mutants, {len(gone)} of them without a place")
         return 1 if gone else 0
-    chosen = [mutant for mutant in PLANTED if asked.only in mutant.name]
+    chosen = [mutant for mutant in PLANTED if re.search(asked.only, mutant.name)]
     with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:
         copies: Queue[Path] = Queue()
         sound = Sound()
