@@ -471,9 +471,7 @@ def reconciling() -> Any:
     from monetize.services.reconciling import Ports
 
     ours = payments()
-    return Ports(
-        store=ReconciliationTable(core()), provider=ours.provider, products=stripe_products, payments=ours
-    )
+    return Ports(store=ReconciliationTable(core()), provider=ours.provider, products=stripe_products, payments=ours)
 
 
 @part
