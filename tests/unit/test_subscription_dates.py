@@ -222,6 +222,12 @@ def test_unbilled_periods_follow_each_other_without_a_gap(advance: bool) -> None
     assert found[-1].holds(day(5, 10))
 
 
+def test_an_upgrade_in_the_first_period_after_a_free_time_ends_that_period() -> None:
+    moves = [(10, "free"), (15, "paid"), (5, "up")]  # free from the 11th, paid from the 26th, more from the 31st
+    changed = lived(datetime(2026, 1, 1, 9, 30, tzinfo=UTC), False, 0, "calendar", moves)
+    assert edges(changed, 3) == [day(1, 11), day(1, 31), day(2, 1)]
+
+
 instants = st.datetimes(datetime(2024, 1, 1), datetime(2029, 12, 31)).map(  # noqa: DTZ001 hypothesis wants naive bounds
     lambda at: at.replace(tzinfo=UTC, microsecond=0)
 )

@@ -333,8 +333,9 @@ def following_edge(subscription: Subscription, after: datetime) -> datetime | No
             if opens or closes:
                 dates.append(span.start)
                 break
-            if span.paid:  # a paid stretch that opens without a bill: its first one ends its first period
-                dates.append(next_edge(span.start, subscription.anchor))
+            if span.paid:  # a paid stretch that opens without a bill: its first one follows from its own start
+                opened = following_edge(subscription, span.start)
+                dates.extend([] if opened is None else [opened])
                 break
             previous = span
     return min(dates, default=None)
