@@ -19,7 +19,7 @@ PY
 candidates() { # every place a 3.13 or later is likely to be, best first
   local root
   for name in python3.13 python3 python3.14 python3.15; do type -aP "$name" 2>/dev/null || true; done
-  for root in "${PYENV_ROOT:-}" "$HOME/.pyenv" /root/.pyenv /opt/pyenv /usr/local/pyenv; do
+  for root in "${PYENV_ROOT:-}" "${HOME:-/nonexistent}/.pyenv" /opt/pyenv /usr/local/pyenv; do
     [[ -n "$root" ]] && printf '%s\n' "$root"/versions/3.1[3-9]*/bin/python
   done
   printf '%s\n' "${UV_PYTHON_INSTALL_DIR:-$HOME/.local/share/uv/python}"/cpython-3.1[3-9]*/bin/python3 \
