@@ -7,7 +7,7 @@ from typing import Any
 
 from monetize.adapters.dynamo import keys
 from monetize.adapters.dynamo.subscriptions import SubscriptionTable
-from monetize.adapters.dynamo.table import Lost, Page, Table, claim, put, read, release
+from monetize.adapters.dynamo.table import Lost, Table, claim, put, read, release
 from monetize.domain.errors import PreconditionFailed
 from monetize.domain.invoices import Bill, BillLines, Due, Invoice
 from monetize.domain.meters import Meter
@@ -184,12 +184,6 @@ class BillingTable:
             self.table.write(claim(key) if parked else release(key))
         except Lost:
             return
-
-    def parked(self, pub: str, *, after: str | None, limit: int) -> Page[Bill]:
-        """A publisher's parked and held bills."""
-        page = self.table.query(keys.parked(pub).pk, keys.parked(pub).sk, after=after, limit=limit)
-        wanted = [keys.bill_of(item["sk"]["S"].removeprefix(keys.parked(pub).sk)) for item in page.items]
-        return Page(tuple(self.table.get_many(Bill, wanted)), page.after)
 
     def invoices_of(self, pub: str, month: str) -> Iterator[Invoice]:
         """A publisher's invoices of one month (yyyy-mm), in order of issue."""
