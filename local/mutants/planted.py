@@ -138,7 +138,7 @@ PLANTED = (
         except Lost:
             stored = self.lines""",
         "who rates last decides what was billed",
-        "three 0-1499",
+        WITH + "test_billing.py -k rated_first",
     ),
     _(
         "adapters/dynamo/billing.py",

@@ -13,7 +13,7 @@ from local.in_process import world_of
 from local.story import Offer, World
 from local.system import System
 from monetize import wiring
-from monetize.domain.invoices import Bill
+from monetize.domain.invoices import Bill, BillLines
 from monetize.services import billing
 
 FEBRUARY = datetime(2026, 2, 1, tzinfo=UTC)
@@ -232,3 +232,12 @@ def test_a_bill_waits_until_the_one_before_is_rated(shop: Shop) -> None:
     assert billing.continue_bill(february.id, MARCH + GRACE, ports).outcome == "sent"
     a_second_later = MARCH + GRACE + timedelta(seconds=1)  # its place in the account's pace
     assert billing.continue_bill(march.id, a_second_later, ports).outcome == "sent"
+
+
+def test_the_lines_of_who_rated_first_stay_the_bills(shop: Shop) -> None:
+    store = wiring.billing_table()
+    ours = BillLines(subscription=shop.subscription, edge=MARCH, lines=(), subtotal=100)
+    assert store.freeze(ours).subtotal == 100
+    assert store.freeze(replace(ours, subtotal=200)).subtotal == 100
+    kept = store.lines(shop.subscription, MARCH)
+    assert kept is not None and kept.subtotal == 100
