@@ -240,4 +240,5 @@ def test_the_lines_of_who_rated_first_stay_the_bills(shop: Shop) -> None:
     assert store.freeze(ours).subtotal == 100
     assert store.freeze(replace(ours, subtotal=200)).subtotal == 100
     kept = store.lines(shop.subscription, MARCH)
-    assert kept is not None and kept.subtotal == 100
+    assert kept is not None
+    assert kept.subtotal == 100
