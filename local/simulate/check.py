@@ -479,7 +479,9 @@ def _agrees(world: World, name: str, bill: _Doc, invoice: dict[str, Any], record
     if bill.status == "paid" and invoice["status"] != "paid":
         yield f"{name} is paid here and {invoice['status']} at Stripe"
     if record is None:
-        yield f"{name}: no record of {invoice['id']}"
+        # Finalized without an answer, and then the account left: it is recorded when the parked bill is released.
+        if not (world.deauthorized and bill.status == "parked" and bill.reason == "account_unreachable"):
+            yield f"{name}: no record of {invoice['id']}"
         return
     if invoice["status"] == "paid" and record.status != "paid" and not world.deauthorized:  # nobody lets us look
         yield f"{name}: paid at Stripe, {record.status} in our record"

@@ -1,6 +1,7 @@
 """Worlds of the simulator that stand for one rule each, and some of every kind."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -14,8 +15,9 @@ from local.simulate.scenarios import FIRST, SECOND
 from local.simulate.world import ENVIRONMENT, PUBLISHER, SUBSCRIBER, Batch, Sent, World, build
 from monetize import wiring
 from monetize.adapters.dynamo.table import put
+from monetize.domain.collecting import HeldInvoice
 from monetize.domain.subscriptions import Application, Contact
-from monetize.services import changing
+from monetize.services import billing, changing, runs
 from monetize.services.subscribing import Order, subscribe
 from monetize.services.subscription_access import Person
 
@@ -115,6 +117,62 @@ def test_a_draft_whose_key_stripe_forgot_is_found_and_not_made_again() -> None:
         made.settle()
         assert check(made) == []
         assert orphans(made) == []
+
+
+class Instead:
+    """A port with some calls answered otherwise."""
+
+    def __init__(self, port: Any, **others: Any) -> None:
+        self.port, self.others = port, others
+
+    def __getattr__(self, name: str) -> Any:
+        return self.others.get(name) or getattr(self.port, name)
+
+
+def test_a_draft_that_another_worker_finalizes_before_it_can_be_deleted_is_the_bills_invoice() -> None:
+    made = scenarios.at_month_end(1)
+    ports, now, store = wiring.billing(), made.clock.now(), wiring.billing_table()
+
+    def dies(*_: object) -> HeldInvoice:
+        raise InterruptedError
+
+    def still_empty(account: str, invoice: str) -> HeldInvoice:
+        held: HeldInvoice = ports.invoices.retrieve(account, invoice)
+        return replace(held, lines=()) if held.status == "draft" else held
+
+    def overtaken(account: str, invoice: str) -> None:
+        with pytest.raises(InterruptedError):
+            billing.continue_bill(bill, now, replace(ports, store=Instead(store, save=dies)), placed=True)
+        ports.invoices.delete_draft(account, invoice)
+
+    with pytest.raises(InterruptedError):
+        billing.bill_subscription("sub_1", now, replace(ports, invoices=Instead(ports.invoices, finalize=dies)))
+    bill = store.bill("sub_1", FIRST).id
+    late = Instead(ports.invoices, retrieve=still_empty, delete_draft=overtaken)
+    assert billing.continue_bill(bill, now, replace(ports, invoices=late), placed=True).outcome == "sent"
+    assert store.bill("sub_1", FIRST).status == "sent"
+    made.settle()
+    assert check(made) == []
+
+
+def test_an_invoice_finalized_without_an_answer_is_recorded_when_the_account_is_back() -> None:
+    made = scenarios.at_month_end(1)
+    ports, now, store = wiring.billing(), made.clock.now(), wiring.billing_table()
+
+    def lost(*_: object) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        billing.bill_subscription("sub_1", now, replace(ports, store=Instead(store, record_invoice=lost)))
+    bill = store.bill("sub_1", FIRST)
+    made.stripe.deauthorize(made.account)
+    assert billing.continue_bill(bill.id, now, ports, placed=True).outcome == "parked"
+    made.stripe.accounts[made.account].connected = True
+    operator = runs.Who("olga", "platform", operator=True)
+    runs.release_bill(operator, store.bill("sub_1", FIRST), now, wiring.runs())
+    made.settle()
+    assert store.bill("sub_1", FIRST).status == "paid"
+    assert check(made) == []
 
 
 def test_usage_has_its_grace_when_something_else_comes_due_before() -> None:

@@ -371,20 +371,29 @@ def _resume(
     bill: Bill, wanted: DraftRequest, lines: Sequence[InvoiceLine], tax: str, now: datetime, ports: Ports
 ) -> tuple[Bill, HeldInvoice]:
     """Read the stored draft: the same lines → go on; otherwise delete it and start the next attempt."""
-    try:
-        held = ports.invoices.retrieve(wanted.account, bill.invoice or "")
-    except NotFound:
-        held = None
-    if held is not None and held.status != "draft":
-        return bill, held
-    if held is not None and sorted(held.lines) == sorted(line.amount for line in lines):
-        return bill, held
+    held = _stored(bill, wanted, ports)
+    if held is not None and held.status == "draft" and sorted(held.lines) != sorted(line.amount for line in lines):
+        try:
+            ports.invoices.delete_draft(wanted.account, held.id)
+            held = None
+        except ProviderRefused:  # who was filling it meanwhile has finalized it: then it is the bill's invoice
+            held = _stored(bill, wanted, ports)
+            if held is not None and held.status == "draft":
+                raise
     if held is not None:
-        ports.invoices.delete_draft(wanted.account, held.id)
+        return bill, held
     again = ports.store.save(
         replace(bill, status=states.BILL.move(bill.status, "redraft"), invoice=None, attempt=bill.attempt + 1)
     )
     return _draft(again, replace(wanted, attempt=again.attempt), lines, tax, now, ports)
+
+
+def _stored(bill: Bill, wanted: DraftRequest, ports: Ports) -> HeldInvoice | None:
+    """The invoice whose id is stored on the bill; None when it is gone at Stripe."""
+    try:
+        return ports.invoices.retrieve(wanted.account, bill.invoice or "")
+    except NotFound:
+        return None
 
 
 def record(bill: Bill, held: HeldInvoice, now: datetime) -> Invoice:
