@@ -445,14 +445,15 @@ def units(count: int = 20) -> Units:
 def bill_cpu(count: int = 60) -> float:
     """Milliseconds of CPU of one bill end to end: the handler, boto and Stripe's SDK with `requests`, without the
     stand-ins behind them, the network and TLS. Median."""
+    from monetize.adapters.stripe import client
+
     stand = Stand(count)
     try:
         stand.to_february()
         inside = [0.0]
-        session = requests.Session()
+        session = client.session("https://api.stripe.com")
         session.mount("https://", _StripeInProcess(stand.system.emulator, inside))
         session.mount("http://", _StripeInProcess(stand.system.emulator, inside))
-        import stripe
 
         def dynamodb(request: Any, **_: Any) -> AWSResponse:
             begun = time.process_time()
@@ -463,8 +464,7 @@ def bill_cpu(count: int = 60) -> float:
             del answered["x-amz-crc32"]
             return _reply(request, content, answered["Content-Type"], int(status))
 
-        client = stripe.RequestsClient(session=session)
-        _rewire(stand, dynamodb=_boto("dynamodb", dynamodb), stripe_http=client)
+        _rewire(stand, dynamodb=_boto("dynamodb", dynamodb), stripe_http=client.transport(session))
         spent = []
         gc.collect()
         for sub in stand.subs:

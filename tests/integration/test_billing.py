@@ -242,3 +242,14 @@ def test_the_lines_of_who_rated_first_stay_the_bills(shop: Shop) -> None:
     kept = store.lines(shop.subscription, MARCH)
     assert kept is not None
     assert kept.subtotal == 100
+
+
+def test_a_meter_made_after_a_worker_remembered_the_others_is_read(shop: Shop) -> None:
+    store = wiring.billing_table()
+    (calls,) = store.meters("acme")
+    made = shop.publisher.call("POST", "/meters", {"name": "Bytes", "event_type": "api.bytes", "unit": "bytes"})
+    assert store.meters("acme", {calls.id}, {calls.short}) == (calls,)  # what is remembered is enough
+    by_id = store.meters("acme", {calls.id, made["id"]}, ())
+    assert {meter.id for meter in by_id} == {calls.id, made["id"]}
+    shop.publisher.call("POST", "/meters", {"name": "Seconds", "event_type": "api.time", "unit": "s"})
+    assert len(store.meters("acme", {calls.id}, {calls.short, 3})) == 3  # a number that nobody remembers was counted

@@ -1,7 +1,7 @@
 """Dry runs, progress, holds, parked bills, a sandbox's own clock and what-if, over the whole local system."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -187,8 +187,8 @@ def test_an_imagined_bill_is_rated_upon_as_if_it_was_stored() -> None:
         def plan_version(self, plan: str, number: int) -> None:
             raise AssertionError((plan, number))
 
-        def meters(self, pub: str) -> tuple[()]:
-            raise AssertionError(pub)
+        def meters(self, pub: str, ids: Collection[str], numbers: Collection[int]) -> tuple[()]:
+            raise AssertionError((pub, ids, numbers))
 
         def rated_before(self, sub: str, edge: datetime, since: datetime) -> tuple[BillLines, ...]:
             assert (sub, edge.month, since) == ("sub_x", 3, FEBRUARY)

@@ -76,7 +76,7 @@ class Store(Protocol):
     """What else it is made of."""
 
     def plan_version(self, plan: str, number: int) -> PlanVersion | None: ...
-    def meters(self, pub: str) -> tuple[Meter, ...]: ...
+    def meters(self, pub: str, ids: Collection[str], numbers: Collection[int]) -> tuple[Meter, ...]: ...
     def rated_before(self, sub: str, edge: datetime, since: datetime) -> tuple[BillLines, ...]: ...
 
 
@@ -161,7 +161,6 @@ class _Parts:
         self._rater = rater
         self._subscription = subscription
         self._versions: dict[tuple[str, int], PlanVersion] = {}
-        self._meters: Sequence[Meter] | None = None
         self._publisher = publisher
         self._sealed = sealed
 
@@ -173,7 +172,7 @@ class _Parts:
         nominal = nominal_period(period.start, subscription.anchor)
         usage: UsageByDay = {}
         if any(charge.meter for charge in version.terms.charges):
-            usage = self._used(period.start.date(), _last_day(stretch), late)
+            usage = self._used(version, period.start.date(), _last_day(stretch), late)
         return Segment(
             period=period,
             nominal=nominal,
@@ -186,12 +185,12 @@ class _Parts:
             top_ups=top_ups_in(subscription, nominal),
             ahead=tuple(each for each in ahead if each.period.start < period.end and period.start < each.period.end),
             ended=period.end < nominal.end,
-            units=self.units(),
+            units=self._units(version),
         )
 
-    def _used(self, first: date, last: date, late: Collection[str] | None) -> UsageByDay:
+    def _used(self, version: PlanVersion, first: date, last: date, late: Collection[str] | None) -> UsageByDay:
         if late is None and self._sealed is not None:
-            return counted(self._sealed, self.meters(), first, last)
+            return counted(self._sealed, self._meters(version), first, last)
         return self._rater.usage.exact(self._subscription, first, last, sorted(late or ()))
 
     def starting(self, edge: datetime) -> Segment | None:
@@ -212,7 +211,7 @@ class _Parts:
             version=version.number,
             anchor=subscription.anchor,
             since=paid_since(subscription, stretch),
-            units=self.units(),
+            units=self._units(version),
         )
 
     def products(self) -> tuple[Product, ...]:
@@ -222,15 +221,15 @@ class _Parts:
             for (plan, number), version in sorted(self._versions.items())
         )
 
-    def units(self) -> Mapping[str, str]:
+    def _units(self, version: PlanVersion) -> Mapping[str, str]:
         """What each meter's units are called."""
-        return {meter.id: meter.unit for meter in self.meters()}
+        return {meter.id: meter.unit for meter in self._meters(version)}
 
-    def meters(self) -> Sequence[Meter]:
-        """The publisher's meters."""
-        if self._meters is None:
-            self._meters = self._rater.store.meters(self._publisher.id)
-        return self._meters
+    def _meters(self, version: PlanVersion) -> Sequence[Meter]:
+        """The publisher's meters: those that the version charges for, and those that counted what was sealed."""
+        charged = {charge.meter for charge in version.terms.charges if charge.meter}
+        numbers = {short for _, short in self._sealed or ()}
+        return self._rater.store.meters(self._publisher.id, charged, numbers) if charged or numbers else ()
 
     def _version(self, stretch: Stretch) -> PlanVersion:
         plan, number = stretch.span.plan or "", stretch.span.version or 0

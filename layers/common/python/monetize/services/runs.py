@@ -5,7 +5,7 @@ list in steps; a step and the sums it adds are one transaction on condition of t
 be repeated, resumed days later or taken by two workers, and counts once.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Any, Final, Protocol
@@ -36,7 +36,7 @@ from monetize.domain.runs import (
 )
 from monetize.domain.subscriptions import Subscriber, Subscription, bill_due_at, billed, in_force
 from monetize.domain.usage import Counters
-from monetize.services import running
+from monetize.services import rating_bills, running
 from monetize.services.billing import held_for
 from monetize.services.reporting import Page, bounds
 from monetize.services.subscribing import settled
@@ -139,28 +139,20 @@ class Ports:
     rate: Callable[[Sequence[BillLines]], Rate]
 
 
-class RaterStore(Protocol):
-    """What a rater reads beside usage."""
-
-    def plan_version(self, plan: str, number: int) -> PlanVersion | None: ...
-    def meters(self, pub: str) -> tuple[Meter, ...]: ...
-    def rated_before(self, sub: str, edge: datetime, since: datetime) -> tuple[BillLines, ...]: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Imagined:
     """What is stored, and bills that were not made as if they had been: for whoever is several periods behind."""
 
-    stored: RaterStore
+    stored: rating_bills.Store
     lines: Sequence[BillLines]
 
     def plan_version(self, plan: str, number: int) -> PlanVersion | None:
         """One published version."""
         return self.stored.plan_version(plan, number)
 
-    def meters(self, pub: str) -> tuple[Meter, ...]:
+    def meters(self, pub: str, ids: Collection[str], numbers: Collection[int]) -> tuple[Meter, ...]:
         """A publisher's meters."""
-        return self.stored.meters(pub)
+        return self.stored.meters(pub, ids, numbers)
 
     def rated_before(self, sub: str, edge: datetime, since: datetime) -> tuple[BillLines, ...]:
         """The frozen lines of the bills before an edge, and the imagined ones."""

@@ -1,6 +1,6 @@
 """What is due, and the bills and invoices that come of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,6 +15,7 @@ from monetize.domain.plans import PlanVersion
 from monetize.domain.publishers import Publisher
 from monetize.domain.subscriptions import Subscriber, Subscription
 
+MAX_PUBLISHERS = 100  # whose meters a worker remembers
 MAX_VERSIONS = 1_000
 KINDS = {"SUBSCRIPTION": "subscription", "INVOICE": "invoice"}
 
@@ -26,6 +27,7 @@ class BillingTable:
     table: Table
     subscriptions: SubscriptionTable
     versions: dict[tuple[str, int], PlanVersion] = field(default_factory=dict, compare=False, repr=False)
+    metered: dict[str, tuple[Meter, ...]] = field(default_factory=dict, compare=False, repr=False)
 
     def leased_up_to(self, shard: int, now: datetime, scope: str) -> datetime | None:
         """Up to which instant the shard was enqueued under a lease that still holds; None: begin at its head."""
@@ -97,10 +99,23 @@ class BillingTable:
                 self.versions[plan, number] = found
         return found
 
-    def meters(self, pub: str) -> tuple[Meter, ...]:
-        """A publisher's meters."""
+    def meters(self, pub: str, ids: Collection[str] = (), numbers: Collection[int] = ()) -> tuple[Meter, ...]:
+        """A publisher's meters, with those of these ids and numbers among them.
+
+        What a plan charges for is frozen, and a number is never given again: for who names what it needs, the meters
+        that were read before are as good, unless one of them is missing there.
+        """
+        known = self.metered.get(pub)
+        if known is not None and (ids or numbers):
+            here = {meter.id for meter in known}, {meter.short for meter in known}
+            if here[0].issuperset(ids) and here[1].issuperset(numbers):
+                return known
         key = keys.meter(pub)
-        return self.table.list(Meter, key.pk, key.sk).items
+        found = self.table.list(Meter, key.pk, key.sk).items
+        if len(self.metered) >= MAX_PUBLISHERS:
+            self.metered.clear()
+        self.metered[pub] = found
+        return found
 
     def rated_before(self, sub: str, edge: datetime, since: datetime) -> tuple[BillLines, ...]:
         """The frozen lines of the bills from `since` up to (without) an edge, oldest first."""

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import requests
 import stripe
+from requests.utils import get_environ_proxies
 
 from monetize.domain.errors import AccountUnreachable, CardDeclined, NotFound, ProviderBusy, ProviderRefused
 
@@ -31,8 +33,22 @@ def build(key: str, *, api_base: str = "", connect_base: str = "", http_client: 
         key,
         base_addresses=bases,  # type: ignore[arg-type] # a TypedDict whose keys are all optional
         max_network_retries=0,
-        http_client=http_client or stripe.RequestsClient(timeout=(CONNECT_SECONDS, READ_SECONDS)),
+        http_client=http_client or transport(session(api_base or stripe.DEFAULT_API_BASE)),
     )
+
+
+def transport(through: requests.Session) -> stripe.RequestsClient:
+    """How requests travel."""
+    return stripe.RequestsClient(timeout=(CONNECT_SECONDS, READ_SECONDS), session=through)
+
+
+def session(api_base: str) -> requests.Session:
+    """Kept connections. The environment's proxies are read once: `requests` would read them, and a file of passwords
+    in the home folder, before every call."""
+    made = requests.Session()
+    made.trust_env = False
+    made.proxies.update(get_environ_proxies(api_base))
+    return made
 
 
 def options(account: str | None = None, key: str | None = None) -> Any:
