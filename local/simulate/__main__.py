@@ -1,8 +1,7 @@
 """Run worlds, or replay one.
 
 python -m local.simulate run --seeds 0-99        every crash point and every kind of world of these seeds
-python -m local.simulate ci                      the share of CI: all crash points of 2 seeds, 4,000 pairs
-python -m local.simulate ci --full               all crash points of 50 seeds, 20,000 pairs
+python -m local.simulate ci                      the share of CI: all crash points of 50 seeds, 20,000 pairs
 python -m local.simulate long --worlds 1000000   goes on where the report says it stopped
 python -m local.simulate replay two 17           one world again, with its story
 python -m local.simulate replay crash month 17 12
@@ -12,6 +11,7 @@ import argparse
 import gc
 import json
 import os
+import struct
 import subprocess
 import sys
 import time
@@ -31,10 +31,10 @@ from local.simulate.scenarios import Result  # noqa: E402
 
 KINDS = ("crash", "two", "three", "all")
 CHUNK = 250
+REPORTED = 20  # chunks between two reports of a long run
 COLLECT_EVERY = 100
 SHOWN = 20
-# Seeds of crash points, of pairs, of threes, of everything at once: what every change runs, and the whole share.
-CI_SHARE, FULL_SHARE = (2, 4_000, 1_000, 200), (50, 20_000, 1_000, 500)
+CI_SHARE = (50, 20_000, 1_000, 1_000)  # seeds of crash points, of pairs, of threes, of everything at once
 REPORT = ROOT / ".local" / "simulation.json"
 
 
@@ -189,12 +189,14 @@ def long(worlds: int, processes: int, report: Path, first: int) -> int:
     """Worlds of two, three and everything in turn, from where the report stopped; written after every share."""
     known = json.loads(report.read_text()) if report.exists() else {}
     at = int(known.get("next", first))
+    beside = report.with_suffix(".schedules")  # which interleavings were met, so that each is counted once for ever
+    met = {each for (each,) in struct.iter_unpack("8s", beside.read_bytes())} if known else set()
     figures = Counter[str](known.get("figures", {}))
     failures: list[object] = known.get("failures", [])
     report.parent.mkdir(parents=True, exist_ok=True)
     while at < first + worlds:
         began = time.monotonic()
-        upto = min(first + worlds, at + 20 * CHUNK)
+        upto = min(first + worlds, at + REPORTED * CHUNK)
         work = [
             Part(("two", "two", "three", "all")[number % 4], seed, min(upto, seed + CHUNK))
             for number, seed in enumerate(range(at, upto, CHUNK))
@@ -203,19 +205,29 @@ def long(worlds: int, processes: int, report: Path, first: int) -> int:
         figures.update({f"worlds {kind}": count for kind, count in tally.worlds.items()})
         figures.update(
             {
-                "interleavings": len(tally.schedules),
                 "calls": tally.doors,
                 "crashes": tally.crashes,
                 "faults": tally.faults,
                 "seconds": round(time.monotonic() - began),
             }
         )
+        met |= tally.schedules
+        figures["interleavings"] = len(met)
         failures += [{"replay": command, "found": found} for command, found in tally.failures]
         at = upto
-        known = {"from": first, "next": at, "commit": commit(), "figures": dict(figures), "failures": failures}
-        report.write_text(json.dumps(known, indent=1))
-        print(f"{at - first:,} of {worlds:,} worlds, {len(failures)} failures", flush=True)
+        commits = sorted({commit(), *known.get("commits", ())})
+        known = {"from": first, "next": at, "commits": commits, "figures": dict(figures), "failures": failures}
+        _keep(beside, b"".join(sorted(met)))  # first: what is met again is counted once, what is forgotten is not
+        _keep(report, json.dumps(known, indent=1).encode())
+        print(f"{at - first:,} of {worlds:,} worlds, {len(met):,} interleavings, {len(failures)} failures", flush=True)
     return 1 if failures else 0
+
+
+def _keep(path: Path, content: bytes) -> None:
+    """Whole or not at all: a run may be stopped at any moment."""
+    new = path.with_name(path.name + ".new")
+    new.write_bytes(content)
+    new.replace(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -227,7 +239,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run.add_argument("--kinds", default=",".join(KINDS))
     run.add_argument("--most-failures", type=int, default=SHOWN)
     ci = commands.add_parser("ci")
-    ci.add_argument("--full", action="store_true")
     endless = commands.add_parser("long")
     endless.add_argument("--worlds", type=int, default=1_000_000)
     endless.add_argument("--first", type=int, default=1_000_000)
@@ -243,8 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return long(asked.worlds, asked.processes, asked.report, asked.first)
     began = time.monotonic()
     if asked.command == "ci":
-        share = FULL_SHARE if asked.full else CI_SHARE
-        work = [part for kind, seeds in zip(KINDS, share, strict=True) for part in parts((kind,), 0, seeds)]
+        work = [part for kind, seeds in zip(KINDS, CI_SHARE, strict=True) for part in parts((kind,), 0, seeds)]
     else:
         low, _, high = asked.seeds.partition("-")
         work = list(parts(asked.kinds.split(","), int(low), int(high or low) + 1))

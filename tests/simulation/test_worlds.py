@@ -1,8 +1,10 @@
 """Worlds of the simulator that stand for one rule each, and some of every kind."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,6 +72,23 @@ def test_a_seed_replays_its_world_exactly() -> None:
     again = scenarios.together(7, keep=True)
     assert first.story == again.story
     assert first.schedule == again.schedule
+
+
+def test_a_long_run_goes_on_where_it_was_stopped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from local.simulate import __main__ as simulate
+
+    monkeypatch.setattr(simulate, "CHUNK", 1)
+    monkeypatch.setattr(simulate, "REPORTED", 4)  # worlds
+    told = []
+    for name, shares in (("stopped", (4, 8)), ("whole", (8,))):
+        report = tmp_path / f"{name}.json"
+        for worlds in shares:
+            assert simulate.long(worlds, 1, report, 100) == 0
+        found = json.loads(report.read_text())
+        del found["figures"]["seconds"]
+        told.append(found)
+    assert told[0] == told[1]
+    assert (told[0]["from"], told[0]["next"]) == (100, 108)
 
 
 def test_a_charge_without_a_bill_and_an_event_that_vanished_are_noticed() -> None:
