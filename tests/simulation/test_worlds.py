@@ -89,6 +89,7 @@ def test_a_long_run_goes_on_where_it_was_stopped(monkeypatch: pytest.MonkeyPatch
         told.append(found)
     assert told[0] == told[1]
     assert (told[0]["from"], told[0]["next"]) == (100, 108)
+    assert told[0]["figures"]["interleavings"] > 4  # of both shares, not of the last
 
 
 def test_a_charge_without_a_bill_and_an_event_that_vanished_are_noticed() -> None:
