@@ -230,8 +230,8 @@ def test_an_amount_of_money_is_a_threshold_that_limits_nothing(metered: Metered)
         metered.clock.advance(FRESH)
         body = metered.ask("check_entitlement_one").body
         assert (body["allowed"], body.get("meters")) == (True, None)
-    (event,) = metered.told.recorded
-    assert (event.detail["kind"], event.detail["limit"], event.detail["used"]) == ("spending", 300, 500)
+    (said,) = metered.told()
+    assert (said["kind"], said["limit"], said["used"]) == ("spending", 300, 500)
 
 
 def test_when_nothing_can_be_read_what_was_known_stands_and_the_publisher_decides_on_the_rest(
@@ -313,21 +313,23 @@ def _authorize(**changes: Any) -> dict[str, Any]:
     return entitlement.handler(event, CONTEXT)  # type: ignore[arg-type]
 
 
-def test_a_threshold_that_the_bus_did_not_take_is_told_by_the_next(
+def test_a_threshold_that_could_not_be_noted_is_noted_by_the_next_and_no_call_waits_for_it(
     metered: Metered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metered.send(*[usage_event(number) for number in range(5)])
+
+    def throttled(**_request: object) -> None:
+        raise EndpointConnectionError(endpoint_url="https://dynamodb.invalid")
+
     with monkeypatch.context() as broken:
-        broken.setattr(metered.told, "put_events", lambda **_request: {"FailedEntryCount": 1})
-        assert metered.ask("check_entitlement_one").status == 200
+        broken.setattr(metered.dynamodb, "put_item", throttled)
+        body = metered.ask("check_entitlement_one").body
+        assert (body["reason"], body.get("degraded")) == ("quota_exceeded", None)
+    assert _told(metered) == []
     metered.clock.advance(FRESH)
     metered.ask("check_entitlement_one")
     assert [percent for _, _, percent in _told(metered)] == [85, 100]
 
 
 def _told(metered: Metered) -> list[tuple[str, str, int]]:
-    return [
-        (event.detail["meter"], event.detail["kind"], event.detail["percent"])
-        for event in metered.told.recorded
-        if event.detail_type == "usage.threshold_crossed"
-    ]
+    return [(said["meter"], said["kind"], said["percent"]) for said in metered.told()]

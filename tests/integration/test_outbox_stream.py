@@ -1,6 +1,10 @@
 """The stream reaches the bus: one story from a declined card to its payment, in order, each event once."""
 
+from datetime import UTC, datetime
+
+from local.system import System
 from tests.integration.payment_fixtures import Shop, shop
+from tests.integration.test_billing import open_shop
 
 __all__ = ["shop"]
 
@@ -45,3 +49,18 @@ def test_an_event_that_the_bus_refuses_is_told_when_it_takes_it_again(shop: Shop
     shop.system.run_until(due)
     told = [each.detail["type"] for each in shop.system.outbox(already) if each.detail["entity"]["id"] == made.id]
     assert told == ["invoice.sent", "payment.succeeded", "invoice.paid"]
+
+
+def test_a_crossed_threshold_reaches_the_bus_once(system: System) -> None:
+    charge = {"id": "calls", "name": "Calls", "model": "per_unit", "meter": "{calls}", "unit_price": "1"}
+    quota = {"meter": "{calls}", "quantity": 20, "per": "day"}
+    sells = open_shop(system, {"name": "Gold", "terms": {"currency": "usd", "charges": [charge], "quotas": [quota]}})
+    key = sells.subscriber.call("POST", f"/subscriptions/{sells.subscription}/keys", {"name": "k"})["key"]
+    gateway, already = sells.world.as_gateway(sells.offer.gateway_key), len(system.outbox())
+    sells.world.run_until(datetime(2026, 1, 2, 13, tzinfo=UTC))
+    assert sells.use("2026-01-02", 18)["accepted"] == 18
+    for hour in (14, 15):
+        assert gateway.call("POST", "/entitlements/check", {"key": key})["allowed"]
+        sells.world.run_until(datetime(2026, 1, 2, hour, tzinfo=UTC))
+    told = [each.detail for each in system.outbox(already) if each.detail["type"] == "usage.threshold_crossed"]
+    assert [(each["version"], each["publisher"], each["data"]["percent"]) for each in told] == [("1", "acme", 85)]

@@ -18,14 +18,16 @@ from local import template
 from local.clock import Clock
 from local.dynamodb import MemoryDynamoDB
 from local.dynamodb.template import create_tables
-from local.stores import MemoryEvents
+from local.triggers import stream_record
 from monetize import wiring
 from monetize.adapters.dynamo import keys
 from monetize.adapters.dynamo.table import Table, put, read
 from monetize.adapters.dynamo.usage import UsageTable
+from monetize.adapters.outbox import changes
 from monetize.domain.catalog import Throttle, Tier
 from monetize.domain.keys import ApiKey, GatewayKey, hashed
 from monetize.domain.meters import Filter, Meter
+from monetize.domain.outbox import events_of
 from monetize.domain.plans import Allowance, Charge, PlanTerms, PlanVersion, Quota
 from monetize.domain.publishers import Publisher
 from monetize.domain.subscriptions import PAID, Span, Subscription
@@ -111,8 +113,13 @@ class Metered:
     table: Table
     usage: UsageTable
     clock: Clock
-    told: MemoryEvents
     calls: list[str] = field(default_factory=list)
+
+    def told(self) -> list[Mapping[str, Any]]:
+        """What the table's stream means to the world outside: thresholds."""
+        records = [stream_record("CoreTable", each) for each in self.dynamodb.changes("CoreTable")]
+        events = [event for _, change in changes(records) for event in events_of(change)]
+        return [event.data for event in events if event.type == "usage.threshold_crossed"]
 
     def store(self, *entities: Any) -> None:
         for entity in entities:
@@ -208,7 +215,6 @@ def metered(monkeypatch: pytest.MonkeyPatch) -> Iterator[Metered]:
         "CORE_TABLE": "CoreTable",
         "USAGE_TABLE": "UsageTable",
         "IDEMPOTENCY_TABLE": "IdempotencyTable",
-        "EVENT_BUS": "monetize",
         "POWERTOOLS_SERVICE_NAME": "record_usage",
         "POWERTOOLS_METRICS_NAMESPACE": "monetize",
         "AWS_DEFAULT_REGION": "eu-west-1",
@@ -217,15 +223,14 @@ def metered(monkeypatch: pytest.MonkeyPatch) -> Iterator[Metered]:
     clock = Clock(NOW)
     dynamodb = MemoryDynamoDB(clock)
     create_tables(dynamodb.as_boto3(), TEMPLATE)
-    told = MemoryEvents(clock)
     for module in (ingest, entitlement):
         # Read from the environment when the module was imported, which was before this test's.
         monkeypatch.setattr(module.metrics.provider, "namespace", "monetize")
         monkeypatch.setattr(module.metrics.provider, "service", "usage")
     monkeypatch.setattr(ingest, "intake", Intake())
     monkeypatch.setattr(entitlement, "decisions", Decisions())
-    wiring.override(clock=clock, dynamodb=dynamodb, events=told)
-    made = Metered(dynamodb, Table(dynamodb, "CoreTable"), UsageTable(dynamodb, "UsageTable", "CoreTable"), clock, told)
+    wiring.override(clock=clock, dynamodb=dynamodb)
+    made = Metered(dynamodb, Table(dynamodb, "CoreTable"), UsageTable(dynamodb, "UsageTable", "CoreTable"), clock)
     made.store(
         Publisher(id="acme", status="enabled", created_at=NOW),
         Publisher(id="other", status="enabled", created_at=NOW),

@@ -53,6 +53,22 @@ def test_new_lines_of_an_invoices_history_are_told_once_each() -> None:
     assert types("INVOICE", None, INVOICE, 1) == ["invoice.sent"]
 
 
+def test_a_crossed_threshold_is_told_once_under_a_name_of_its_own() -> None:
+    name = "2026-04-01T00#met_1#quota#period#85"
+    crossed = {
+        "name": name, "publisher": "acme", "subscription": "sub_1", "meter": "met_1",
+        "kind": "quota", "per": "period", "percent": 85, "limit": 100, "used": 86, "resets_at": "2026-04-01T00:00:00Z",
+    }  # fmt: skip
+    (event,) = events_of(change(f"THRESHOLD#{name}", None, crossed, 1))
+    assert (event.type, event.kind, event.entity) == (
+        "usage.threshold_crossed",
+        "threshold",
+        "sub_1#2026-04-01T00#met_1#quota#period#85",  # not the subscription: its own events have another order
+    )
+    assert event.data["used"] == 86
+    assert types(f"THRESHOLD#{name}", crossed, crossed) == []
+
+
 def test_a_full_history_that_lost_its_oldest_line_tells_the_new_one_only() -> None:
     steps = [{"at": str(number), "what": "refunded"} for number in range(50)]
     new = {"at": "50", "what": "refunded"}

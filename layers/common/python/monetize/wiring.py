@@ -308,11 +308,9 @@ def entitling() -> Any:
     """What entitlement checks work with."""
     from botocore.exceptions import BotoCoreError, ClientError
 
-    from monetize.adapters.events import EventBus
     from monetize.services.entitling import Ports
 
-    bus = EventBus(lambda: _client("events"), load().event_bus)
-    return Ports(facts=entitlement_facts(), usage=usage(), tell=bus, unreadable=(ClientError, BotoCoreError))
+    return Ports(facts=entitlement_facts(), usage=usage(), unreadable=(ClientError, BotoCoreError))
 
 
 @part

@@ -45,6 +45,25 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Crossing:
+    """A threshold that usage crossed: `percent` of `limit`, per `day` or `period`, of a meter or of `spending`.
+
+    `name` is its natural key within the subscription: the same crossing is stored once, and told once.
+    """
+
+    name: str
+    publisher: str
+    subscription: str
+    meter: str
+    kind: str  # quota (hard), allowance (soft) or spending
+    per: str
+    percent: int
+    limit: int
+    used: int  # when it was noticed
+    resets_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PublisherRules:
     """A publisher's own choices. `meters` are the meters' numbers by id."""
 

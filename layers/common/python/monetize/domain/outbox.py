@@ -81,6 +81,8 @@ type Said = tuple[str, str, dict[str, Any]]  # type, when (empty: with the chang
 
 
 def _entity(kind: str, after: Doc) -> str:
+    if kind == "threshold":
+        return f"{after['subscription']}#{after['name']}"
     if kind == "bill":
         edge = "".join(each for each in str(after["edge"])[:19] if each.isalnum())
         return f"{after['subscription']}.{edge}Z"
@@ -220,6 +222,12 @@ def _run(before: Doc, after: Doc) -> Iterator[Said]:
         yield f"run.{after.get('status')}", "", {"status": after.get("status")}
 
 
+def _threshold(before: Doc, after: Doc) -> Iterator[Said]:
+    names = ("subscription", "meter", "kind", "per", "percent", "limit", "used", "resets_at")
+    if not before:
+        yield "usage.threshold_crossed", "", {name: after.get(name) for name in names}
+
+
 READERS: Final[Mapping[str, tuple[str, Callable[[Doc, Doc], Iterator[Said]]]]] = {
     "SUBSCRIPTION": ("subscription", _subscription),
     "INVOICE": ("invoice", _invoice),
@@ -228,4 +236,5 @@ READERS: Final[Mapping[str, tuple[str, Callable[[Doc, Doc], Iterator[Said]]]]] =
     "PUBLISHER": ("account", _publisher),
     "SUBSCRIBER": ("subscriber", _subscriber),
     "RUN": ("run", _run),
+    "THRESHOLD#": ("threshold", _threshold),
 }

@@ -1,4 +1,4 @@
-"""Decide whether calls may pass, remember it for seconds, and tell of crossed thresholds once."""
+"""Decide whether calls may pass, remember it for seconds, and note crossed thresholds once."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 from monetize.domain.entitlements import (
     UNKNOWN,
     Allowed,
+    Crossing,
     Decision,
     Holder,
     Offer,
@@ -38,19 +39,15 @@ class Totals(Protocol):
 
 
 class Usage(Protocol):
-    """Counters, and who told of which threshold."""
+    """Counters."""
 
     def counters(
         self, subscription: str, first: date, last: date, shards: Callable[[str], int], *, sandbox: bool = False
     ) -> Totals: ...
 
-    def claim_threshold(self, subscription: str, name: str, now: datetime, expires_at: datetime) -> bool: ...
-
-    def release_threshold(self, subscription: str, name: str) -> None: ...
-
 
 class Facts(Protocol):
-    """Keys, subscriptions, offers and publishers' rules."""
+    """Keys, subscriptions, offers and publishers' rules; and a note of what was crossed."""
 
     def holders(self, hashes: Sequence[str]) -> Mapping[str, Holder]: ...
 
@@ -64,13 +61,7 @@ class Facts(Protocol):
 
     def gateway(self, key_sha256: str, now: datetime) -> GatewayKey | None: ...
 
-
-class Tell(Protocol):
-    """Events to whoever listens."""
-
-    def tell(self, kind: str, detail: Mapping[str, object]) -> bool:
-        """Whether it was taken."""
-        ...
+    def crossed(self, crossing: Crossing, expires_at: datetime) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +70,6 @@ class Ports:
 
     facts: Facts
     usage: Usage
-    tell: Tell
     unreadable: tuple[type[Exception], ...] = (Unreadable,)
 
 
@@ -186,7 +176,7 @@ def _one(
             caps = () if it.cap is None else (it.cap,)
             spending = _spending(it, (*caps, *rules.threshold_amounts), rules, counted.totals, now, ports)
             known[place] += spending[: len(caps)]
-            tell_thresholds(it, known[place], spending[len(caps) :], rules, now, ports)
+            note_thresholds(it, known[place], spending[len(caps) :], rules, ports)
     stand = known[place]
     exhausted = [each for each in stand if each.hard and each.used >= each.limit]
     return replace(decision, standings=stand, allowed=not exhausted, reason=_why(exhausted))
@@ -226,15 +216,14 @@ def _spending(
     )
 
 
-def tell_thresholds(
+def note_thresholds(
     it: Allowed,
     stand: Sequence[Standing],
     amounts: Sequence[Standing],
     rules: PublisherRules,
-    now: datetime,
     ports: Ports,
 ) -> None:
-    """An event for each threshold that is crossed, once per period (or day) and threshold.
+    """Store each threshold that is crossed, once per period (or day) and threshold; its event follows from that.
 
     Thresholds are percentages of what is limited, and `amounts` of money that limit nothing.
     """
@@ -244,41 +233,35 @@ def tell_thresholds(
         if each.limit <= 0 or each.used * 100 < each.limit * percent:
             continue
         kind = "spending" if each.meter == SPENDING else "quota" if each.hard else "allowance"
-        name = f"{each.resets_at:%Y-%m-%dT%H}#{each.meter}#{kind}#{each.per}#{mark}"
-        if not _first(it.id, name, now, each.resets_at + timedelta(days=2), ports):
-            continue
-        told = ports.tell.tell(
-            "usage.threshold_crossed",
-            {
-                "publisher": it.publisher,
-                "subscription": it.id,
-                "meter": each.meter,
-                "kind": kind,
-                "per": each.per,
-                "percent": percent,
-                "limit": each.limit,
-                "used": each.used,
-                "resets_at": each.resets_at.isoformat().replace("+00:00", "Z"),
-            },
+        crossing = Crossing(
+            name=f"{each.resets_at:%Y-%m-%dT%H}#{each.meter}#{kind}#{each.per}#{mark}",
+            publisher=it.publisher,
+            subscription=it.id,
+            meter=each.meter,
+            kind=kind,
+            per=each.per,
+            percent=percent,
+            limit=each.limit,
+            used=each.used,
+            resets_at=each.resets_at,
         )
-        if not told:
-            # Whoever looks next tells it; the decision itself does not wait for the bus.
-            ports.usage.release_threshold(it.id, name)
-            _told.pop((id(ports), it.id, name), None)
+        _note(crossing, ports)
 
 
-_told: dict[tuple[int, str, str], None] = {}
+_noted: dict[tuple[int, str, str], None] = {}  # each container writes a crossing once; the table keeps the first
 
 
-def _first(subscription: str, name: str, now: datetime, expires_at: datetime, ports: Ports) -> bool:
-    """Whether nobody told of it before; each container asks the table once."""
-    place = (id(ports), subscription, name)
-    if place in _told:
-        return False
-    if len(_told) >= MAX_DECISIONS:
-        _told.clear()
-    _told[place] = None
-    return ports.usage.claim_threshold(subscription, name, now, expires_at)
+def _note(crossing: Crossing, ports: Ports) -> None:
+    place = (id(ports), crossing.subscription, crossing.name)
+    if place in _noted:
+        return
+    try:
+        ports.facts.crossed(crossing, crossing.resets_at + timedelta(days=2))
+    except ports.unreadable:
+        return  # whoever looks next notes it; the decision itself does not wait for that
+    if len(_noted) >= MAX_DECISIONS:
+        _noted.clear()
+    _noted[place] = None
 
 
 def _degraded(name: tuple[str, str, str], now: datetime, ports: Ports, remembered: Decisions) -> Decision:

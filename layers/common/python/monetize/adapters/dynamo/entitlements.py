@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -11,7 +12,7 @@ import msgspec
 from monetize.adapters.dynamo import keys
 from monetize.adapters.dynamo.keys import Key
 from monetize.adapters.dynamo.table import Client
-from monetize.domain.entitlements import Holder, Limit, Offer, PublisherRules, Throttle
+from monetize.domain.entitlements import Crossing, Holder, Limit, Offer, PublisherRules, Throttle
 from monetize.domain.keys import ApiKey, GatewayKey
 from monetize.domain.meters import Meter
 from monetize.domain.subscriptions import Subscription
@@ -120,6 +121,7 @@ _tier = msgspec.json.Decoder(_Tier)
 _version = msgspec.json.Decoder(_Version)
 _meter = msgspec.json.Decoder(Meter)
 _api_key = msgspec.json.Decoder(ApiKey)
+_encode = msgspec.json.Encoder().encode
 _gateway_key = msgspec.json.Decoder(GatewayKey)
 
 
@@ -211,6 +213,19 @@ class EntitlementFacts:
             request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
 
     # ---- entitlements ----
+
+    def crossed(self, crossing: Crossing, expires_at: datetime) -> None:
+        """Store it unless it is there: its event follows from the table's stream."""
+        key = keys.threshold(crossing.subscription, crossing.name)
+        item = {
+            "pk": {"S": key.pk},
+            "sk": {"S": key.sk},
+            "doc": {"S": _encode(crossing).decode()},
+            "rev": {"N": "1"},
+            "expires_at": {"N": str(int(expires_at.timestamp()))},
+        }
+        with suppress(self._client.exceptions.ConditionalCheckFailedException):
+            self._client.put_item(TableName=self._table, Item=item, ConditionExpression="attribute_not_exists(pk)")
 
     def holders(self, hashes: Collection[str]) -> dict[str, Holder]:
         """Who holds these keys: the key and its subscription, as they are now."""

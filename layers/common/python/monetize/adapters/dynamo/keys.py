@@ -256,9 +256,9 @@ def rejected(pub: str) -> str:
     return f"REJECTED#{pub}"
 
 
-def threshold(sub: str) -> str:
-    """Which thresholds of a subscription were told of, in the Usage table."""
-    return f"THRESHOLD#{sub}"
+def threshold(sub: str, name: str) -> Key:
+    """A threshold that was crossed. In a partition of its own, the only one that entitlement checks may write to."""
+    return Key(f"THRESHOLD#{sub}", f"THRESHOLD#{name}")
 
 
 def adjust(day: date, number: int) -> str:

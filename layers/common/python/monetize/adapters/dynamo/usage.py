@@ -516,7 +516,7 @@ class UsageTable:
         """The lot was resubmitted: what was refused again stands in a lot of its own."""
         self._client.delete_item(TableName=self._name, Key={"pk": {"S": keys.rejected(publisher)}, "sk": {"S": lot}})
 
-    # ---- compaction and thresholds ----
+    # ---- compaction ----
 
     def to_compact(self, partition: int, through: date, limit: int) -> tuple[tuple[str, date], ...]:
         """The head of one of 64 to-do lists: (subscription, day) up to that day."""
@@ -538,29 +538,6 @@ class UsageTable:
         self._client.delete_item(
             TableName=self._name,
             Key={"pk": {"S": keys.compaction(subscription)}, "sk": {"S": f"{day:%Y-%m-%d}#{subscription}"}},
-        )
-
-    def claim_threshold(self, subscription: str, name: str, now: datetime, expires_at: datetime) -> bool:
-        """True for the one who is first to tell of a threshold."""
-        try:
-            self._client.put_item(
-                TableName=self._name,
-                Item={
-                    "pk": {"S": keys.threshold(subscription)},
-                    "sk": {"S": name},
-                    "at": {"N": str(int(now.timestamp()))},
-                    "expires_at": {"N": str(int(expires_at.timestamp()))},
-                },
-                ConditionExpression=ABSENT,
-            )
-        except self._client.exceptions.ConditionalCheckFailedException:
-            return False
-        return True
-
-    def release_threshold(self, subscription: str, name: str) -> None:
-        """The telling failed: the next one may try."""
-        self._client.delete_item(
-            TableName=self._name, Key={"pk": {"S": keys.threshold(subscription)}, "sk": {"S": name}}
         )
 
     def _range(self, pk: str, kind: str, first: date, last: date) -> dict[str, Any]:
