@@ -55,16 +55,20 @@ lint: ready ## rules of style, and the direction of imports
 types: ready ## mypy, strict, over functions, layer, local system and tests
 	@$(PYTHON) -m mypy $(CODE)
 
-.PHONY: openapi states pages-check
+.PHONY: openapi states event-schema pages-check
 openapi: ready ## write the API's description as the handlers make it
 	@PYTHONPATH=layers/common/python $(PYTHON) -m local.openapi
 
 states: ready ## draw the state machines into docs/states.md
 	@PYTHONPATH=layers/common/python $(PYTHON) -m local.states
 
+event-schema: ready ## write the JSON Schema of our events into docs/events.schema.json
+	@PYTHONPATH=layers/common/python $(PYTHON) -m local.event_schema
+
 pages-check: ready
 	@PYTHONPATH=layers/common/python $(PYTHON) -m local.openapi --check
 	@PYTHONPATH=layers/common/python $(PYTHON) -m local.states --check
+	@PYTHONPATH=layers/common/python $(PYTHON) -m local.event_schema --check
 
 .PHONY: template-lint
 template-lint: ready-sam ## the template as written, and as SAM translates it
@@ -96,7 +100,7 @@ sam-check: ready build-local ## every function under sam local invoke, in a cont
 .PHONY: lock
 lock: ready ## compile the pinned requirements anew
 	@$(COMPILE) layers/dependencies/requirements.in -o layers/dependencies/requirements.txt
-	@$(COMPILE) local/requirements/dev.in -o local/requirements/dev.txt
+	@$(COMPILE) -c layers/dependencies/requirements.txt local/requirements/dev.in -o local/requirements/dev.txt
 	@$(COMPILE) local/requirements/sam.in -o local/requirements/sam.txt
 	@$(COMPILE) local/requirements/audit.in -o local/requirements/audit.txt
 	@$(COMPILE) local/requirements/lambda.in -o local/requirements/lambda.txt

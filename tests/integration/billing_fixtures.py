@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from local.clock import Clock
 from local.system import System
 from monetize import wiring
 from monetize.adapters.dynamo import keys
@@ -22,6 +21,7 @@ from monetize.domain.publishers import BillingSettings, Publisher, StripeLink
 from monetize.domain.subscriptions import Subscription
 from monetize.services.subscribing import activate_checkout
 from monetize.services.subscription_access import Card
+from tests.integration.documented import documented_system
 
 START = datetime(2026, 1, 30, 20, 30, tzinfo=UTC)  # near the month's end: few ticks until the first bills
 CONTACT = {"name": "Dev Eloper", "email": "dev@example.com", "country": "US", "postal_code": "94107"}
@@ -217,5 +217,5 @@ def make_market(system: System) -> Market:
 @pytest.fixture
 def market() -> Iterator[Market]:
     """A fresh system at 2026-01-30T20:30Z with acme selling."""
-    with System(clock=Clock(START)) as system:
+    with documented_system(START) as system:
         yield make_market(system)

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from local.clock import Clock
 from local.system import System
+from tests.integration.documented import documented_system
 
 START = datetime(2026, 1, 1, 9, 30, tzinfo=UTC)
 
@@ -14,5 +14,5 @@ START = datetime(2026, 1, 1, 9, 30, tzinfo=UTC)
 @pytest.fixture
 def system() -> Iterator[System]:
     """A fresh system at 2026-01-01T09:30Z, nobody connected."""
-    with System(clock=Clock(START)) as running:
+    with documented_system(START) as running:
         yield running

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import stripe
 
-from local.clock import Clock
 from local.stripe_emulator.transport import client_for
 from local.system import System
 from monetize import wiring
@@ -23,6 +22,7 @@ from monetize.domain.plans import Plan, PlanVersion, wso2_terms
 from monetize.domain.publishers import BillingSettings, Publisher, StripeLink
 from monetize.domain.subscriptions import Customer, Subscriber, Subscription
 from monetize.services.billing import invoice_id
+from tests.integration.documented import documented_system
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 TERMS = wso2_terms(
@@ -176,7 +176,7 @@ class Shop:
 @pytest.fixture
 def shop() -> Iterator[Shop]:
     """Everything is stored as onboarding, the catalog and subscribing leave it."""
-    with System(clock=Clock(START)) as system:
+    with documented_system(START) as system:
         account = system.emulator.connect_account(name="acme").id
         client = client_for(system.emulator)
         options: Any = {"stripe_account": account}

@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from local.clock import Clock
-from local.system import System
 from monetize.adapters.dynamo import keys
 from monetize.adapters.dynamo.table import claim
 from monetize.domain.invoices import Invoice
 from monetize.services import exporting, reporting
 from tests.integration.billing_fixtures import START, Answer, Market, make_market
+from tests.integration.documented import documented_system
 
 FEBRUARY = datetime(2026, 2, 1, tzinfo=UTC)
 LAST_DAY = datetime(2026, 1, 31, 11, tzinfo=UTC)
@@ -35,7 +34,7 @@ class Billed:
 
 @pytest.fixture(scope="module")
 def billed() -> Any:
-    with System(clock=Clock(START)) as system:
+    with documented_system(START) as system:
         market = make_market(system)
         sub = market.subscribe()
         market.run(hours=2)
