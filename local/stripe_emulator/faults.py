@@ -4,9 +4,9 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from local.stripe_emulator.refusals import Refusal
+from local.stripe_emulator.refusals import Refusal, invalid
 
-Kind = Literal["error_500", "rate_limited", "lock_timeout", "conflict", "time_out", "refused"]
+Kind = Literal["error_500", "rate_limited", "lock_timeout", "conflict", "time_out", "refused", "not_offered"]
 
 
 class ConnectionBroken(Exception):
@@ -44,6 +44,8 @@ class Fault:
         match self.kind:
             case "time_out" | "refused":
                 return ConnectionBroken(self.kind)
+            case "not_offered":
+                return invalid("This API is not available to you.")
             case "error_500":
                 return Refusal(500, "An unknown error occurred.", kind="api_error", stored=self.stored, headers=headers)
             case "conflict":

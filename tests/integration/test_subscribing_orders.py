@@ -13,6 +13,7 @@ from monetize.domain.catalog import Product, Tier
 from monetize.domain.keys import hashed
 from monetize.domain.plans import Plan
 from monetize.domain.publishers import BillingSettings, Publisher
+from monetize.domain.subscriptions import Subscriber
 from monetize.services import subscribing
 from tests.integration.subscribing_fixtures import CONTACT, GOLD, NOW, Shop, shop
 
@@ -418,3 +419,21 @@ def test_a_subscription_has_no_endless_number_of_keys(shop: Shop) -> None:
     for _ in range(20):
         assert shop.ask("post_key", subscription).status == 201
     assert shop.ask("post_key", subscription).code == "too_many_keys"
+
+
+def test_a_customer_made_after_the_instant_the_tables_were_restored_to_is_found_again(shop: Shop) -> None:
+    shop.order(shop.application())
+    (made,) = shop.stripe.account(shop.account).customers.newest_first()
+    shop.change(Subscriber, keys.subscriber("acme", "dev"), customers=())  # as it was before the order
+    shop.clock.advance(timedelta(hours=30))  # the key that made it is forgotten
+    assert shop.order(shop.application("Next")).status == 201
+    assert [each["id"] for each in shop.stripe.account(shop.account).customers.newest_first()] == [made["id"]]
+    known = shop.table.get(Subscriber, keys.subscriber("acme", "dev"))
+    assert known is not None
+    assert [each.id for each in known.customers] == [made["id"]]
+
+
+def test_a_customer_is_made_where_stripe_offers_no_search(shop: Shop) -> None:
+    shop.stripe.faults.append(Fault("not_offered", "GET", "/v1/customers/search"))
+    assert shop.order(shop.application()).status == 201
+    assert len(list(shop.stripe.account(shop.account).customers.newest_first())) == 1

@@ -63,10 +63,35 @@ class StripeCustomers:
     returned: Callable[[str, str], str]
 
     def create_customer(self, account: str, publisher: str, subscriber: str, key: str) -> str:
-        """A customer without contact data, so that the same key always carries the same request. Answers its id."""
+        """The subscriber's customer there: one of ours that was made before, or a new one. Answers its id.
+
+        Without contact data, so that the same key always carries the same request. The key holds for a day; who was
+        made earlier and never stored (a crash, tables restored to before it) is found by its metadata.
+        """
+        made = self._made_before(account, publisher, subscriber)
+        if made is not None:
+            return made
         metadata = {OURS: "customer", "publisher": publisher, "subscriber": subscriber}
         with told_as_ours():
             return str(self.stripe.v1.customers.create({"metadata": metadata}, options(account, key)).id)
+
+    def _made_before(self, account: str, publisher: str, subscriber: str) -> str | None:
+        """Stripe's search is up to an hour behind: what it does not show yet, the key still covers."""
+        if set("'\"\\") & set(publisher + subscriber):
+            return None  # such names cannot be asked for
+        clauses = (("publisher", publisher), ("subscriber", subscriber), (OURS, "customer"))
+        query = " AND ".join(f"metadata['{name}']:'{value}'" for name, value in clauses)
+        try:
+            with told_as_ours():
+                found = self.stripe.v1.customers.search({"query": query}, options(account))
+                for each in sorted(found.data, key=lambda each: (each.created, each.id)):
+                    if not getattr(
+                        self.stripe.v1.customers.retrieve(each.id, None, options(account)), "deleted", False
+                    ):
+                        return each.id
+        except ProviderRefused:
+            return None  # search is not offered in every country
+        return None
 
     def update_customer(self, account: str, customer: str, contact: Contact) -> None:
         """Billing and contact information. Stripe has no way to unset a phone number: an empty one stays as it was."""
