@@ -221,6 +221,21 @@ class MemorySQS:
             stored.receipts.clear()
             return _answered({})
 
+    def start_message_move_task(self, *, SourceArn: str, DestinationArn: str | None = None) -> Answer:  # noqa: N803
+        """From dead letters back to the queue they came from (or another), all at once."""
+        with self._lock:
+            graves = self._by_arn.get(SourceArn)
+            origin = [each for each in self._by_url.values() if each.queue.dead_letters == SourceArn]
+            if graves is None or not origin:
+                raise client_error(
+                    "sqs", "StartMessageMoveTask", "InvalidParameterValue", "The source is no dead-letter queue."
+                )
+            target = self._by_arn[DestinationArn] if DestinationArn is not None else origin[0]
+            for message in list(graves.messages.values()):
+                graves.forget(message)
+                self._put(target, message.body, 0, message.attributes, message.group)
+            return _answered({"TaskHandle": f"move-{SourceArn}"})
+
     # What only the stand-in has
 
     def take(self, arn: str, most: int) -> list[Message]:

@@ -24,6 +24,7 @@ from tests.integration.payment_fixtures import START, Shop, shop
 
 __all__ = ["shop"]
 
+DEAD = "StripeEventsDeadLetters"
 EVENTS = Path(__file__).resolve().parents[2] / "events"
 CONTEXT = SimpleNamespace(
     function_name="stripe_webhook",
@@ -276,6 +277,35 @@ def test_a_poisoned_message_is_set_apart_and_the_rest_of_its_batch_is_applied(sh
     answer = apply_handler(batch, CONTEXT)
     assert answer == {"batchItemFailures": [{"itemIdentifier": "bad"}]}
     assert shop.invoice(made).status == "paid"
+
+
+def test_what_was_poison_is_applied_once_when_its_cause_is_mended_and_it_is_moved_back(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defect(*_: object) -> None:
+        raise ZeroDivisionError
+
+    sqs = shop.system.sqs
+    made = shop.sent(charge=True)
+    with monkeypatch.context() as broken:
+        broken.setattr(payments, "heard", defect)
+        shop.settle()
+        shop.system.run_for(timedelta(minutes=40))
+    dead = sqs.messages(DEAD)
+    assert dead
+    assert shop.invoice(made).status == "open"
+    url = sqs.get_queue_url(QueueName=DEAD)["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    sqs.start_message_move_task(SourceArn=arn)
+    shop.settle()
+    paid = shop.invoice(made)
+    assert paid.status == "paid"
+    assert sqs.messages(DEAD) == []
+    for each in dead:  # and once more
+        queue = wiring.stripe_events_queue()
+        queue.send(json.loads(each.body))
+    shop.settle()
+    assert shop.invoice(made) == paid
 
 
 def test_the_effect_and_the_done_mark_are_one_write(shop: Shop) -> None:
