@@ -18,6 +18,7 @@ from monetize import wiring
 from monetize.adapters.dynamo import keys
 from monetize.config import load
 from monetize.domain.audit import AuditEntry
+from monetize.domain.stripe_events import ACCOUNT
 from monetize.services import payments
 from monetize.services.applying import apply
 from tests.integration.payment_fixtures import START, Shop, shop
@@ -141,6 +142,17 @@ def test_a_publishers_other_business_is_dropped_before_any_store_or_call(
     assert outcome(posted(shop, event(shop, kind, obj))) == "not_ours"
     assert wiring.inbox().get("evt_test") is None
     assert len(shop.stripe.requests) == asked
+
+
+def test_what_happens_to_an_account_that_no_publisher_holds_is_dropped_before_it_is_stored(shop: Shop) -> None:
+    for number, kind in enumerate(sorted(ACCOUNT)):
+        stranger = event(shop, kind, {"id": "acct_stranger"}, id=f"evt_s{number}", account="acct_stranger")
+        assert posted(shop, stranger)["body"] == '{"outcome": "not_ours"}'
+        assert wiring.inbox().get(f"evt_s{number}") is None
+        assert (
+            posted(shop, event(shop, kind, {"id": shop.account}, id=f"evt_o{number}"))["body"]
+            == '{"outcome": "queued"}'
+        )
 
 
 def test_a_replayed_event_is_enqueued_until_it_is_done_and_never_after(shop: Shop) -> None:

@@ -186,6 +186,7 @@ def receiving() -> Any:
         secrets=lambda: parameters().secrets(config.webhook_secrets_parameter),
         read=stripe_json.read,
         known=payment_table().knows,
+        held=payment_table().holds,
         livemode=config.livemode,
     )
 

@@ -112,11 +112,11 @@ def _parse(header: str) -> tuple[int, list[str]]:
     return int(stamp), signatures
 
 
-def concerns_us(kind: str, metadata: Mapping[str, object] | None) -> bool | None:
-    """Whether an event is about something of ours: a publisher's account has other business too.
+def is_marked(kind: str, metadata: Mapping[str, object] | None) -> bool | None:
+    """Whether an event's object says that it is ours.
 
-    None when the object itself does not say, and the ids it names must be looked up.
+    None when it cannot say, and the ids it names must be looked up. False for what is not taken in at all.
     """
-    if kind in ACCOUNT or (kind in MARKED | UNMARKED and OURS in (metadata or {})):
+    if kind in MARKED | UNMARKED and OURS in (metadata or {}):
         return True
     return None if kind in UNMARKED else False

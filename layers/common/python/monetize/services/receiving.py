@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Protocol
 
 from monetize.domain.errors import Malformed, TooLarge
-from monetize.domain.stripe_events import Envelope, Notice, concerns_us, verify
+from monetize.domain.stripe_events import ACCOUNT, Envelope, Notice, is_marked, verify
 
 MAX_BODY = 512 * 1024
 
@@ -27,13 +27,17 @@ class Queue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What receiving works with. `known` says whether any of the provider's ids is something of ours."""
+    """What receiving works with.
+
+    `known` says whether any of the provider's ids is something of ours, `held` whether a publisher holds an account.
+    """
 
     inbox: Inbox
     queue: Queue
     secrets: Callable[[], Sequence[str]]
     read: Callable[[bytes], Envelope]
     known: Callable[[Sequence[str]], bool]
+    held: Callable[[str], bool]
     livemode: bool
 
 
@@ -52,14 +56,20 @@ def receive(raw: bytes, signature: str, now: datetime, ports: Ports) -> str:
         raise Malformed("malformed_event", "The event cannot be read.") from unreadable
     if envelope.livemode != ports.livemode:
         return "other_mode"
-    if not envelope.notice.account:
-        return "not_ours"
-    ours = concerns_us(envelope.notice.type, envelope.metadata)
-    if ours is None:
-        ours = ports.known(envelope.notice.about)
-    if not ours:
+    if not _ours(envelope, ports):
         return "not_ours"
     if not ports.inbox.put_if_absent(envelope.notice, now):
         return "known"
     ports.queue.send({"event": envelope.notice.id}, group=envelope.notice.account)
     return "queued"
+
+
+def _ours(envelope: Envelope, ports: Ports) -> bool:
+    """A publisher's account has other business, and the platform may have other accounts."""
+    notice = envelope.notice
+    if not notice.account:
+        return False
+    if notice.type in ACCOUNT:
+        return ports.held(notice.account)
+    marked = is_marked(notice.type, envelope.metadata)
+    return ports.known(notice.about) if marked is None else marked

@@ -55,6 +55,10 @@ class PaymentTable:
         """Whether any of the provider's ids is something of ours. By the index: seconds behind."""
         return any(self.table.looked_up(each) for each in ids)
 
+    def holds(self, account: str) -> bool:
+        """Whether a publisher holds that account at the provider."""
+        return self.table.raw(keys.stripe_account(account)) is not None
+
     def subscription(self, sub: str) -> Subscription | None:
         """One subscription."""
         return self.table.get(Subscription, keys.subscription(sub))
