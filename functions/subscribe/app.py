@@ -101,9 +101,8 @@ def _key() -> str | None:
 @app.post("/applications", summary="Make an application", tags=APPLICATIONS, status_code=201)
 def post_application(body: ApplicationRequest) -> Response[ApplicationResponse]:
     person, ports = _subscriber(), wiring.subscribing()
-    made = applications.create(
-        person, body.publisher, body.name, body.description, wiring.clock().now(), ports.store, ports.ids
-    )
+    words = (body.name, body.description)
+    made = applications.create(person, body.publisher, words, _key(), wiring.clock().now(), ports.store, ports.ids)
     location = f"/applications/{made.id}?publisher={made.publisher}"
     return resolver.reply(ApplicationResponse.of(made), status=HTTPStatus.CREATED, rev=made.rev, location=location)
 

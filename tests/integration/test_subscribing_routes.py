@@ -4,13 +4,14 @@ import json
 from datetime import UTC, date, datetime
 
 import pytest
+from botocore.exceptions import ClientError
 
 from functions.subscribe import app as function
 from monetize import wiring
 from monetize.adapters.dynamo import keys
 from monetize.domain.subscriptions import Subscription
 from monetize.domain.usage import Group, event_id
-from tests.integration.subscribing_fixtures import EVENTS, NOW, TEMPLATE, Shop, shop
+from tests.integration.subscribing_fixtures import EVENTS, NOW, TEMPLATE, Answer, Shop, shop
 
 __all__ = ["shop"]
 
@@ -181,3 +182,29 @@ class _Patience:
 
     def wait(self, seconds: float) -> None:
         del seconds
+
+
+def test_one_key_makes_one_application_although_its_answer_could_not_be_kept(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dynamodb = shop.dynamodb.as_boto3()
+
+    def throttled(**_: object) -> None:
+        raise ClientError({"Error": {"Code": "ThrottlingException", "Message": ""}}, "UpdateItem")
+
+    def ask(**body: str) -> Answer:
+        """As after half a minute, when the first request is not waited for any more."""
+        for record in dynamodb.scan(TableName="IdempotencyTable")["Items"]:
+            dynamodb.delete_item(TableName="IdempotencyTable", Key={"id": record["id"]})
+        return shop.ask("post_application", body={"publisher": "acme", **body}, headers={"idempotency-key": "once"})
+
+    with monkeypatch.context() as broken:
+        broken.setattr(dynamodb, "update_item", throttled)
+        answer = ask(name="App")
+    assert (answer.status, answer.code, answer.headers["Retry-After"]) == (503, "storage_busy", "1")
+    again = ask(name="App")
+    assert again.status == 201
+    listed = shop.ask("get_applications", query={"publisher": "acme"}).body["items"]
+    assert [each["id"] for each in listed] == [again.body["id"]]
+    other = ask(name="Other")
+    assert (other.status, other.code) == (422, "idempotency_key_reused")

@@ -15,6 +15,7 @@ from aws_lambda_powertools.utilities.idempotency import (
 )
 from aws_lambda_powertools.utilities.idempotency.exceptions import (
     IdempotencyAlreadyInProgressError,
+    IdempotencyPersistenceLayerError,
     IdempotencyValidationError,
 )
 from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -29,6 +30,7 @@ from monetize.domain.errors import (
     PreconditionRequired,
     Refusal,
     TooLarge,
+    Unavailable,
     UnsupportedMedia,
 )
 from monetize.http import caller, plain, problems
@@ -90,6 +92,14 @@ def answer(
         return app.resolve(event, context)
     if not 1 <= len(key) <= MAX_KEY or not key.isprintable():
         return plain.problem(Invalid("bad_idempotency_key", f"1 to {MAX_KEY} printable characters."))
+    return _once(app, event, context, dynamodb, key)
+
+
+def _once(
+    app: APIGatewayHttpResolver, event: dict[str, Any], context: LambdaContext, dynamodb: Any, key: str
+) -> dict[str, Any]:
+    """Resolve a POST unless its key was answered; what succeeded is kept under the key."""
+    path, body = event["rawPath"], event.get("body") or ""
     claims = event["requestContext"].get("authorizer", {}).get("jwt", {}).get("claims", {})
     whose = [claims.get(load().claim_organization, ""), claims.get("sub", ""), event["routeKey"], path, key]
     config = IdempotencyConfig(
@@ -116,6 +126,11 @@ def answer(
         return refused.answered
     except IdempotencyValidationError:
         return plain.problem(Invalid("idempotency_key_reused", "This Idempotency-Key was used for another request."))
+    except IdempotencyPersistenceLayerError:
+        # What was asked for may be done, unrecorded: whatever makes something has a natural key beside this one.
+        return plain.problem(
+            Unavailable("storage_busy", "Too much at once: send the same request again.", retry_after=1)
+        )
     except IdempotencyAlreadyInProgressError:
         return plain.problem(Conflict("idempotency_key_in_use", "The first request with this key is still running."))
     return answered

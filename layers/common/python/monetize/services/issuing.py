@@ -11,19 +11,10 @@ from monetize.domain.errors import Conflict, Invalid, NotFound
 from monetize.domain.keys import PREFIXES, ApiKey, hashed
 from monetize.domain.publishers import Publisher
 from monetize.domain.subscriptions import Subscription
-from monetize.services.subscription_access import Ids, Page, Person, natural_key, until_unchanged
+from monetize.services.subscription_access import Asked, Ids, Page, Person, natural_key, until_unchanged
 
 MOST_KEYS: Final = 20
 LONGEST_OVERLAP: Final = timedelta(days=30)
-
-
-class Asked(Protocol):
-    """What a request made, and the hash of what it asked for."""
-
-    @property
-    def made(self) -> str: ...
-    @property
-    def fingerprint(self) -> str: ...
 
 
 class Store(Protocol):

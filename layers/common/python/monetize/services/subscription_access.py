@@ -111,6 +111,15 @@ class Payments(Protocol):
     def portal(self, account: str, customer: str) -> str: ...
 
 
+class Asked(Protocol):
+    """What a request made, and the hash of what it asked for."""
+
+    @property
+    def made(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+
+
 class Ids(Protocol):
     """New names and secrets."""
 

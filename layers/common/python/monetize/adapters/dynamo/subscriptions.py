@@ -81,9 +81,12 @@ class SubscriptionTable:
         prefix = keys.application(publisher, subscriber)
         return self.table.list(Application, prefix.pk, prefix.sk, after=_full(prefix.sk, after), limit=limit)
 
-    def save_application(self, application: Application, entry: AuditEntry) -> Application:
-        """A new one, or one as it was read."""
-        self._write(put(application), put(entry))
+    def save_application(
+        self, application: Application, entry: AuditEntry, request: tuple[str, str, datetime] | None = None
+    ) -> Application:
+        """A new one with the natural key of its request, or one as it was read."""
+        asked = [] if request is None else [_ask(keys.request(request[0]), application.id, request[1], request[2])]
+        self._write(put(application), put(entry), *asked)
         return replace(application, rev=application.rev + 1)
 
     def delete_application(self, application: Application, entry: AuditEntry) -> None:
