@@ -208,15 +208,21 @@ def get_explain(
 # --- reports ---
 
 
-@app.get("/reports/revenue", summary="Revenue of a month by day, plan or API", tags=REPORTS)
+@app.get("/reports/revenue", summary="Revenue of a month by day, plan, API or publisher", tags=REPORTS)
 def get_revenue(
     month: Month = None,
-    by: Literal["total", "day", "plan", "api"] = "day",
+    by: Literal["total", "day", "plan", "api", "publisher"] = "day",
     publisher: Name = None,
     format: Format = None,  # noqa: A002 # the name of the query parameter
 ) -> Response[RevenueResponse | str]:
-    seller, ports, now = _seller(publisher), wiring.reporting(), wiring.clock().now()
+    """By `publisher`: every publisher of the deployment, for operators."""
+    ports, now = wiring.reporting(), wiring.clock().now()
     chosen = reporting.month_of(month, now)
+    if by == "publisher":
+        resolver.who(app, OPERATOR)
+        everybody = RevenueResponse.of(reporting.revenue_of_all(chosen, now, ports), chosen, by, {})
+        return _report(everybody, everybody.rows, RevenueRow, format)
+    seller = _seller(publisher)
     snapshot = reporting.revenue(seller, chosen, now, ports)
     names = dict(ports.store.names(seller)) if by in ("plan", "api") else {}
     model = RevenueResponse.of(snapshot, chosen, by, names)

@@ -188,6 +188,15 @@ def test_revenue_is_told_by_day_plan_and_api(billed: Billed, by: str, key: str, 
     assert [(row["key"], row["name"], row["amount"]) for row in report["rows"]] == [(key, name, amount)]
 
 
+def test_an_operator_sees_what_each_publisher_earned_and_nobody_else_does(billed: Billed) -> None:
+    report = billed.get("/reports/revenue?month=2026-02&by=publisher", roles="operator").body
+    total = billed.get("/reports/revenue?month=2026-02&by=total").body["rows"]
+    assert report["complete"]
+    assert [(row["key"], row["currency"], row["amount"]) for row in report["rows"]] == [("acme", "usd", 5050)]
+    assert [row | {"key": ""} for row in report["rows"]] == total
+    assert billed.get("/reports/revenue?month=2026-02&by=publisher").status == 403
+
+
 def test_recurring_revenue_churn_usage_and_aging(billed: Billed) -> None:
     mrr = billed.get("/reports/mrr?month=2026-02").body
     assert mrr["totals"] == {"usd": 4900}
@@ -234,6 +243,23 @@ def test_a_large_report_goes_on_from_request_to_request(billed: Billed, monkeypa
         seen.append((report["complete"], report["counted"]))
     assert seen == [(False, 1), (False, 2), (True, 2)]
     assert report["rows"][0]["amount"] == 2 * invoice.amount
+
+
+def test_a_report_of_everybody_waits_for_the_one_that_is_still_counted(
+    billed: Billed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        at = datetime(2025, 7, 1 + number, tzinfo=UTC)
+        invoice = billed.market.stored(Invoice, keys.invoice(billed.opening))
+        billed.market.store(replace(invoice, id=f"inv_j{number}", stripe_id=f"in_j{number}", issued_at=at, rev=0))
+        billed.market.table.write(claim(keys.publisher_invoice("acme", at, f"inv_j{number}")))
+    monkeypatch.setattr(reporting, "PAGE", 1)
+    monkeypatch.setattr(reporting, "progress", _small_steps(reporting.progress))
+    seen = []
+    for _ in range(5):
+        report = billed.get("/reports/revenue?month=2025-07&by=publisher", roles="operator").body
+        seen.append((report["complete"], sum(row["invoices"] for row in report["rows"])))
+    assert seen == [(False, 0), (False, 0), (False, 0), (False, 3), (True, 3)]
 
 
 def _small_steps(progress: Any) -> Any:

@@ -108,6 +108,7 @@ def _through_a_month(system: System, world: World) -> Side:
     acme = after_billing(world, acme)
     report(edge, [usage_event(acme.ids["subscription"], 5000, START)])
     _correct(world, acme)
+    world.as_user("olga", "operations", "operator").call("GET", "/reports/revenue?by=publisher")
     world.run_until(BILLED + timedelta(days=6))
     return acme
 

@@ -59,6 +59,7 @@ class Store(Protocol):
     def subscriptions(self, pub: str, after: str | None, limit: int) -> Page[Subscription]: ...
     def subscriptions_of(self, pub: str, subr: str, after: str | None, limit: int) -> Page[Subscription]: ...
     def audit(self, pub: str, month: str, after: str | None, limit: int) -> Page[AuditEntry]: ...
+    def sellers(self) -> tuple[str, ...]: ...
     def snapshot(self, pub: str, name: str) -> Snapshot | None: ...
     def keep(self, snapshot: Snapshot, now: datetime) -> bool: ...
 
@@ -219,9 +220,12 @@ def links(invoice: Invoice, ports: Ports) -> Links:
 
 @dataclass(frozen=True, slots=True)
 class Step[T]:
-    """How a report is counted: where its things come from, page by page, and what each page adds."""
+    """How a report is counted: where its things come from, page by page, and what each page adds.
 
-    page: Callable[[str | None], tuple[Sequence[T], str | None]]
+    A page that is not ready yet is None: another request goes on there.
+    """
+
+    page: Callable[[str | None], tuple[Sequence[T], str | None] | None]
     count: Callable[[Snapshot, Sequence[T]], None]
 
 
@@ -239,7 +243,10 @@ def progress[T](
         snapshot = Snapshot(publisher=publisher, name=name, as_of=as_of, rev=stored.rev if stored else 0)
     read = 0
     while True:
-        things, after = step.page(snapshot.after)
+        found = step.page(snapshot.after)
+        if found is None:
+            break
+        things, after = found
         step.count(snapshot, things)
         read += len(things)
         snapshot = replace(snapshot, after=after, seen=snapshot.seen + len(things), complete=after is None)
@@ -293,6 +300,30 @@ def revenue(publisher: str, month: str, now: datetime, ports: Ports) -> Snapshot
             )
 
     return progress(publisher, f"revenue#{month}", _as_of(now), Step(page, count), now, store)
+
+
+def revenue_of_all(month: str, now: datetime, ports: Ports) -> Snapshot:
+    """The same for everybody, one after the other: what each publisher's own report says. Dimension `publisher`."""
+    sellers, spent = ports.store.sellers(), 0
+
+    def page(after: str | None) -> tuple[Sequence[Snapshot], str | None] | None:
+        nonlocal spent
+        following = next((each for each in sellers if each > (after or "")), None)
+        if following is None:
+            return (), None
+        if spent >= BUDGET:
+            return None
+        theirs = revenue(following, month, now, ports)
+        spent += PAGE + theirs.seen
+        return ((theirs,), following) if theirs.complete else None
+
+    def count(snapshot: Snapshot, things: Sequence[Snapshot]) -> None:
+        for theirs in things:
+            for (currency,), measures in theirs.rows("total"):
+                for measure, value in measures.items():
+                    snapshot.add("publisher", (theirs.publisher, currency), measure, value)
+
+    return progress("", f"revenue#{month}", _as_of(now), Step(page, count), now, ports.store)
 
 
 def carried(invoice: Invoice) -> bool:

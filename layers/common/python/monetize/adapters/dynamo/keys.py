@@ -9,6 +9,7 @@ from zlib import crc32
 
 DUE_SHARDS = 64
 CONNECTED = "CONNECTED"  # in `lookup`: publishers with a Stripe account
+LEFT = "LEFT"  # in `lookup`: publishers that had one
 LINKS = "DUE#LINKS"  # pending Stripe links, by the end of their life: few, so one partition
 
 
@@ -266,8 +267,10 @@ def adjust(day: date, number: int) -> str:
 
 
 def _connected(it: Any) -> str | None:
-    """The one list of publishers with a Stripe account, for whoever visits them all once a day."""
-    return CONNECTED if it.stripe is not None and it.stripe.deauthorized_at is None else None
+    """The one list of publishers with a Stripe account, for whoever visits them all once a day; and of former ones."""
+    if it.stripe is None:
+        return None
+    return CONNECTED if it.stripe.deauthorized_at is None else LEFT
 
 
 def run(run_id: str) -> Key:

@@ -24,19 +24,7 @@ class ReconciliationTable:
 
     def connected(self, after: str = "") -> Iterator[str]:
         """Publishers that have a Stripe account, in the order of their names, from after one of them on."""
-        found: list[str] = []
-        request = {
-            "TableName": self.table.name,
-            "IndexName": "lookup",
-            "KeyConditionExpression": "lookup = :all",
-            "ExpressionAttributeValues": {":all": {"S": keys.CONNECTED}},
-        }
-        while True:
-            answer = self.table.client.query(**request)
-            found += [item["pk"]["S"].removeprefix("PUB#") for item in answer["Items"]]
-            if "LastEvaluatedKey" not in answer:
-                break
-            request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+        found = [key.pk.removeprefix("PUB#") for key in self.table.looked_up(keys.CONNECTED)]
         yield from sorted(each for each in found if each > after)
 
     def publisher(self, pub: str) -> Publisher | None:

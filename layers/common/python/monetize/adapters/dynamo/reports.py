@@ -148,6 +148,11 @@ class ReportTable:
         page = self.table.query(keys.audit(pub, month).pk, after=after, limit=limit, newest_first=True)
         return Page(tuple(read(AuditEntry, item) for item in page.items), page.after)
 
+    def sellers(self) -> tuple[str, ...]:
+        """Every publisher that has, or had, a Stripe account, by name."""
+        found = (*self.table.looked_up(keys.CONNECTED), *self.table.looked_up(keys.LEFT))
+        return tuple(sorted({key.pk.removeprefix("PUB#") for key in found}))
+
     # --- snapshots ---
 
     def snapshot(self, pub: str, name: str) -> Snapshot | None:

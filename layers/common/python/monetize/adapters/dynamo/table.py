@@ -17,7 +17,7 @@ from monetize.adapters.dynamo.keys import Key
 from monetize.domain.errors import Unavailable
 
 MAX_OPERATIONS = 100  # of one transaction (DynamoDB's limit)
-COMPRESSED = frozenset({"BillLines"})
+COMPRESSED = frozenset({"BillLines", "Snapshot"})
 COMPRESSED_FROM = 2048  # characters: what is shorter stays legible in the console, and costs two units at most
 ATTEMPTS = 6
 FIRST_PAUSE = 0.025  # seconds, at most; doubled for each attempt
@@ -84,7 +84,7 @@ def read[T](kind: type[T], item: dict[str, Any]) -> T:
 
 
 def _stored(entity: Any) -> dict[str, Any]:
-    """A document as an attribute. Long bill lines are compressed: ten thousand of them fit the 400 KB of an item."""
+    """A document as an attribute. What grows long is compressed: ten thousand bill lines fit the 400 KB of an item."""
     text = document(entity)
     if len(text) < COMPRESSED_FROM or type(entity).__name__ not in COMPRESSED:
         return {"S": text}
@@ -313,14 +313,20 @@ class Table:
                     yield read(kind, item)
 
     def looked_up(self, value: str) -> tuple[Key, ...]:
-        """Who is known by this foreign id, by the `lookup` index (seconds behind the table)."""
-        answer = self.client.query(
-            TableName=self.name,
-            IndexName="lookup",
-            KeyConditionExpression="lookup = :value",
-            ExpressionAttributeValues={":value": {"S": value}},
-        )
-        return tuple(Key(item["pk"]["S"], item["sk"]["S"]) for item in answer["Items"])
+        """Who is known by this foreign id, or is of this list, by the `lookup` index (seconds behind the table)."""
+        request: dict[str, Any] = {
+            "TableName": self.name,
+            "IndexName": "lookup",
+            "KeyConditionExpression": "lookup = :value",
+            "ExpressionAttributeValues": {":value": {"S": value}},
+        }
+        found: list[Key] = []
+        while True:
+            answer = self.client.query(**request)
+            found += [Key(item["pk"]["S"], item["sk"]["S"]) for item in answer["Items"]]
+            if "LastEvaluatedKey" not in answer:
+                return tuple(found)
+            request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
 
 
 _PASSING = frozenset(
