@@ -108,8 +108,8 @@ class Functions:
         layer = str(root / "layers" / "common" / "python")
         if layer not in sys.path:
             sys.path.insert(0, layer)
-        _follow(clock)
-        _count_metrics(self.metrics)
+        follow(clock)
+        count_metrics(self.metrics)
 
     def invoke(self, logical_id: str, event: dict[str, Any]) -> Any:
         """Call a function and wait for its answer. Raises InvocationError for what it raises, and for a time-out."""
@@ -138,7 +138,7 @@ class Functions:
                 os.environ.pop(name, None)
         for module in self._modules:
             sys.modules.pop(module, None)
-        _follow(None)
+        follow(None)
 
     def _context(self, spec: Function) -> Context:
         return Context(
@@ -186,7 +186,7 @@ def union(specs: Mapping[str, Function]) -> dict[str, str]:
     return together
 
 
-def _follow(clock: Now | None) -> None:
+def follow(clock: Now | None) -> None:
     """Let Powertools' idempotency records live by this clock: they ask the machine's and take no other."""
     import datetime as real
 
@@ -207,7 +207,7 @@ def _follow(clock: Now | None) -> None:
         vars(module)["dt"] = stand_in
 
 
-def _count_metrics(counted: Counter[str]) -> None:
+def count_metrics(counted: Counter[str]) -> None:
     """Add up what the functions measure, by name, instead of printing CloudWatch's documents."""
     from aws_lambda_powertools.metrics.provider.cloudwatch_emf import cloudwatch
 

@@ -59,11 +59,15 @@ class Chances:
 
 @dataclass
 class Gate:
-    """`crash_at`: the number of the durable door at which the only worker dies. `told` keeps the doors when asked."""
+    """`crash_at`: the number of the durable door at which the only worker dies. `told` keeps the doors when asked.
+
+    `put_away`: what a worker's process keeps where others would find it; the answer brings it back.
+    """
 
     rng: Random
     clock: Clock
     chances: Chances = field(default_factory=Chances)
+    put_away: Callable[[], Callable[[], None]] = lambda: lambda: None
     crash_at: int = 0
     durable: int = 0
     doors: int = 0
@@ -79,6 +83,11 @@ class Gate:
     _stalled: list[int] = field(default_factory=list)
     _go: list[threading.Semaphore] = field(default_factory=list)
     _back: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+
+    @property
+    def worker(self) -> int:
+        """Who runs; MAIN for none."""
+        return self._current
 
     # --- doors ---
 
@@ -171,8 +180,10 @@ class Gate:
             self._alive.remove(me)
             self._stalled.append(me)
             self._note("stalls")
+            bring_back = self.put_away()
             self._next()
             self._wait(self._go[me])
+            bring_back()
             return
         if len(self._alive) < 2 or self.rng.random() >= chances.switch:
             return
@@ -181,10 +192,12 @@ class Gate:
             return
         if not self.rng.randrange(4):
             self.clock.advance(timedelta(milliseconds=self.rng.choice((1, 100, 3000))))  # the others take their time
+        bring_back = self.put_away()
         self._current = other
         self.schedule.append((self.doors, other))
         self._go[other].release()
         self._wait(self._go[me])
+        bring_back()
 
     def _next(self) -> None:
         if not self._alive and self._stalled:

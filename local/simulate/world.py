@@ -1,7 +1,7 @@
 """A small world: one publisher, a few subscriptions of one tariff, a gateway that sends usage, workers, and a clock.
 
-The services and adapters are the real ones; below them are the in-memory DynamoDB and the Stripe emulator. What is
-done here is what a handler does with a message, without its envelope: a world has to take milliseconds.
+Handlers, services and adapters are the real ones, called with genuine events; below them are the in-memory DynamoDB and
+the Stripe emulator.
 """
 
 import os
@@ -11,18 +11,23 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from hashlib import blake2b
+from http import HTTPStatus
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 from typing import Any
+
+import msgspec
 
 from local import template
 from local.clock import Clock
 from local.dynamodb import MemoryDynamoDB
 from local.dynamodb.store import Index, Space, Table
 from local.dynamodb.template import create_tables
+from local.functions import follow
 from local.simulate.gate import Gate, GatedStripe
 from local.simulate.prices import CALLS, TARIFFS, UNITS, Tariff, terms_of
+from local.simulate.processes import Caller, Message, Processes, put_away, raise_unexpected
 from local.stores import MemorySSM
 from local.stripe_emulator.core import StripeEmulator
 from local.stripe_emulator.transport import EmulatorHTTPClient, client_for
@@ -32,6 +37,7 @@ START = datetime(2026, 1, 10, 9, 30, tzinfo=UTC)
 TICK = timedelta(minutes=15)
 AFTER_LEASE = timedelta(hours=3, minutes=1)
 PUBLISHER, SUBSCRIBER, SOURCE = "acme", "dev", "/gateway"
+GATEWAY = Caller("gate", PUBLISHER, "gateway")
 CORE, USAGE, INBOX = "CoreTable", "UsageTable", "InboxTable"
 MOST_ROUNDS = 60
 RECEIVES = 4
@@ -40,6 +46,7 @@ ENVIRONMENT = {
     "CORE_TABLE": CORE,
     "USAGE_TABLE": USAGE,
     "INBOX_TABLE": INBOX,
+    "IDEMPOTENCY_TABLE": "IdempotencyTable",
     "BILLING_QUEUE_URL": "billing",
     "STRIPE_EVENTS_QUEUE_URL": "events",
     "STRIPE_KEY_PARAMETER": "/key",
@@ -85,15 +92,6 @@ class Batch:
     answers: int = 0
 
 
-@dataclass(slots=True)
-class Message:
-    """One message to the workers. `at`: visible from then on."""
-
-    body: dict[str, Any]
-    at: datetime
-    receives: int = 0
-
-
 class Ids:
     """New names in the order they are asked for."""
 
@@ -109,33 +107,17 @@ class Ids:
         return f"{self._rng.getrandbits(256):064x}"
 
 
-class Patience:
-    """How long ingest tries again: so many waits."""
-
-    def __init__(self, waits: int = 3) -> None:
-        self._left = waits
-
-    def left(self) -> float:
-        """Seconds, as far as anybody asks."""
-        return 100.0 if self._left > 0 else 0.0
-
-    def wait(self, seconds: float) -> None:
-        """Time stands still here."""
-        del seconds
-        self._left -= 1
-
-
 class Sqs:
     """The two queues' sending side; what is received is up to the world."""
 
-    def __init__(self, gate: Gate, clock: Clock, taken: Callable[[str, str, datetime], None]) -> None:
+    def __init__(self, gate: Gate, clock: Clock, taken: Callable[[str, str, str, datetime], None]) -> None:
         self._gate, self._clock, self._taken = gate, clock, taken
 
     def send_message(self, **request: Any) -> dict[str, Any]:
         """One."""
         self._gate.pass_("before", f"SendMessage {request['MessageBody']}")
         at = self._clock.now() + timedelta(seconds=request.get("DelaySeconds", 0))
-        self._taken(request["QueueUrl"], request["MessageBody"], at)
+        self._taken(request["QueueUrl"], request["MessageBody"], request.get("MessageGroupId", ""), at)
         self._gate.pass_("after", "SendMessage")
         return {}
 
@@ -143,7 +125,7 @@ class Sqs:
         """Up to ten."""
         self._gate.pass_("before", "SendMessageBatch")
         for entry in request["Entries"]:
-            self._taken(request["QueueUrl"], entry["MessageBody"], self._clock.now())
+            self._taken(request["QueueUrl"], entry["MessageBody"], entry["MessageGroupId"], self._clock.now())
         self._gate.pass_("after", "SendMessageBatch")
         return {}
 
@@ -161,15 +143,13 @@ class World:
     stripe: StripeEmulator
     account: str
     subscriptions: tuple[str, ...]
+    processes: Processes
     batches: list[Batch] = field(default_factory=list)
     queue: list[Message] = field(default_factory=list)
     events: list[Message] = field(default_factory=list)
-    outcomes: list[str] = field(default_factory=list)
     webhooks: bool = True
     deauthorized: bool = False
     declined: bool = False
-    corrections: list[tuple[str, datetime, str, int]] = field(default_factory=list)
-    intake: Any = None
     customer: str = ""
     card: str = ""
     quiet_since: datetime | None = None  # since when nothing fails any more
@@ -199,88 +179,73 @@ class World:
         """A message of the to-do list: a subscription."""
         self.work({"kind": "subscription", "id": subscription})
 
-    def work(self, message: dict[str, Any]) -> None:
-        """One message of the billing queue, as its handler does."""
-        from monetize import wiring
-
-        worked = _work_table()[message["kind"]](message, self.clock.now())
-        self.outcomes.append(f"{message['kind']}:{worked.outcome}")
-        if worked.again_in:
-            again = {"kind": "bill", "id": worked.bill, "placed": True}
-            wiring.billing_queue().send(again, delay_seconds=int(-(-worked.again_in // 1)), group=PUBLISHER)
+    def work(self, *bodies: dict[str, Any]) -> None:
+        """A batch of the billing queue. What fails is what its lease or the next tick is for."""
+        messages = [Message(body, self.clock.now(), PUBLISHER, 1) for body in bodies]
+        self.processes.take("bill_subscription", messages)
 
     def send(self, batch: Batch) -> None:
         """The gateway sends a batch; without a clean answer it will send the same batch again."""
-        from monetize import wiring
-        from monetize.services.metering import Event, take
-
-        events: list[Event | None] = [
-            Event(
-                id=each.id,
-                source=SOURCE,
-                type="api.call",
-                subject=each.subscription,
-                time=each.at,
-                data={"n": each.units},
-            )
+        events = [
+            {
+                "specversion": "1.0",
+                "id": each.id,
+                "source": SOURCE,
+                "type": "api.call",
+                "subject": each.subscription,
+                "time": each.at.isoformat(),
+                "data": {"n": each.units},
+            }
             for each in batch.events
         ]
-        taken = take(
-            events,
-            [],
-            publisher=PUBLISHER,
-            key=batch.key,
-            now=self.clock.now(),
-            ports=wiring.metering(),
-            intake=self.intake,
-            patience=Patience(),
+        answer = self.processes.request(
+            "record_usage",
+            "POST",
+            "/publisher/usage/events",
+            caller=GATEWAY,
+            body=msgspec.json.encode(events),
+            headers={"idempotency-key": batch.key} if batch.key else {},
+            form="application/cloudevents-batch+json",
+            encoded=True,
         )
         batch.answers += 1
-        told = taken.accepted + taken.duplicates + taken.late + len(taken.conflicts)
-        if not taken.retry and told == len(batch.events):
+        told = answer.document
+        if answer.status == HTTPStatus.OK:
+            if told["accepted"] + told["duplicates"] + told["late"] + len(told["conflicts"]) != len(batch.events):
+                raise AssertionError(f"batch {batch.number} was refused: {[each['code'] for each in told['rejected']]}")
             batch.done = True
-        elif not taken.retry:
-            raise AssertionError(f"batch {batch.number} was refused: {[each.code for each in taken.rejected]}")
+        elif answer.status != HTTPStatus.SERVICE_UNAVAILABLE:
+            raise AssertionError(f"batch {batch.number} was answered {answer.status} {told}")
 
     def compact(self) -> None:
         """The schedule that settles closed days."""
-        from zlib import crc32
+        self.processes.call("record_usage", {"compact": "usage"})
 
-        from monetize import wiring
-        from monetize.services.counting import compact_due
+    def receive(self, raw: bytes, signature: str) -> int:
+        """Stripe calls the webhook; the status it gets."""
+        answer = self.processes.request(
+            "stripe_webhook",
+            "POST",
+            "/stripe/webhook",
+            body=raw,
+            headers={"stripe-signature": signature},
+            encoded=self.seed % 2 == 1,
+        )
+        return answer.status
 
-        for shard in {crc32(sub.encode()) % 64 for sub in self.subscriptions}:
-            compact_due(shard, self.clock.now(), wiring.counting())
-
-    def receive(self, raw: bytes, signature: str) -> str:
-        """Stripe calls the webhook."""
-        from monetize import wiring
-        from monetize.services.receiving import receive
-
-        return receive(raw, signature, self.clock.now(), wiring.receiving())
-
-    def apply(self, event: str) -> None:
-        """A message of the events queue."""
-        from monetize import wiring
-        from monetize.services.applying import apply
-
-        self.outcomes.append(f"event:{apply(event, self.clock.now(), wiring.applying())}")
+    def apply(self, *messages: Message) -> set[int]:
+        """A batch of the events queue; which of them come back."""
+        return self.processes.take("apply_stripe_event", messages)
 
     def reconcile(self) -> int:
         """The daily comparison with Stripe; how many differences in money it could not repair."""
-        from monetize import wiring
-        from monetize.services.reconciling import reconcile_all
-
-        reports = reconcile_all(self.clock.now(), lambda: True, wiring.reconciling())
-        return sum(report.money_findings for report in reports)
+        before = self.processes.metrics["DriftMoneyFindings"]
+        self.processes.call("reconcile", {"reconcile": "daily"})
+        return int(self.processes.metrics["DriftMoneyFindings"] - before)
 
     def tick(self) -> None:
-        """The schedule: every shard that has anything, by the real fan-out."""
-        from monetize import wiring
-        from monetize.services.running import fan_out
-
-        for shard in due_shards(self.dynamodb):
-            fan_out(shard, self.clock.now(), wiring.running())
+        """The schedule."""
+        self.processes.call("billing_run", {"tick": "billing"})
 
     # --- the world's own part ---
 
@@ -292,30 +257,37 @@ class World:
             if not self.webhooks:
                 self.stripe.deliver(delivery, 0)
                 continue
-            ended = self.gate.solo(
-                lambda given=delivery: self.receive(given.body, given.headers["Stripe-Signature"])  # type: ignore[misc]
-            )
-            self.stripe.deliver(delivery, 200 if ended is None else 500)
+            status = 500
+
+            def hear(given: Any = delivery) -> None:
+                nonlocal status
+                status = self.receive(given.body, given.headers["Stripe-Signature"])
+
+            raise_unexpected(self.gate.solo(hear))
+            self.stripe.deliver(delivery, status)
         return done
 
     def drain(self) -> int:
         """Process what is visible in both queues until nothing is; what fails comes back, four times at most."""
         done = 0
-        for queue, handle in ((self.events, self._event), (self.queue, self.work)):
-            while ready := [message for message in queue if message.at <= self.clock.now()]:
-                message = ready[0]
-                done += 1
-                message.receives += 1
-                ended = self.gate.solo(lambda handle=handle, body=message.body: handle(body))  # type: ignore[misc]
-                if ended is None or message.receives >= RECEIVES:
-                    queue.remove(message)
-                else:
-                    _expected(ended)
-                    message.at = self.clock.now() + timedelta(minutes=6)
-        return done
+        for queue, function, most in ((self.events, "apply_stripe_event", 10), (self.queue, "bill_subscription", 5)):
+            while ready := [message for message in queue if message.at <= self.clock.now()][:most]:
+                done += len(ready)
+                for message in ready:
+                    message.receives += 1
+                failed = set(range(len(ready)))
 
-    def _event(self, body: dict[str, Any]) -> None:
-        self.apply(body["event"])
+                def take(function: str = function, ready: list[Message] = ready) -> None:
+                    nonlocal failed
+                    failed = self.processes.take(function, ready)
+
+                raise_unexpected(self.gate.solo(take))
+                for at, message in enumerate(ready):
+                    if at not in failed or message.receives >= RECEIVES:
+                        queue.remove(message)
+                    else:
+                        message.at = self.clock.now() + timedelta(minutes=6)
+        return done
 
     def settle(self, until: datetime | None = None) -> None:
         """Nothing fails any more: redeliveries and ticks until nothing is left to do (or until an instant)."""
@@ -352,32 +324,8 @@ class World:
         return min(near, default=None)
 
 
-def _expected(ended: BaseException) -> None:
-    """What may end a message's handling while things fail; anything else is a finding of its own."""
-    from botocore.exceptions import ClientError
-
-    from local.functions import Crash
-    from monetize.domain.errors import Refusal
-
-    if not isinstance(ended, (ClientError, Crash, Refusal)):
-        raise ended
-
-
 def _sendable(batch: Batch, now: datetime) -> bool:
     return all(each.at <= now + timedelta(minutes=5) for each in batch.events)
-
-
-@cache
-def _work_table() -> Any:
-    from functions.bill_subscription import app
-    from monetize import wiring
-
-    work: dict[str, Any] = dict(app.WORK)
-    if "invoice" not in work:
-        from monetize.services import payments
-
-        work["invoice"] = lambda message, now: payments.attempt(message["id"], now, wiring.payments())
-    return work
 
 
 def due_shards(dynamodb: MemoryDynamoDB) -> list[int]:
@@ -533,6 +481,7 @@ def prepared(tariff: Tariff, subscriptions: int, opened: bool) -> Prepared:
         table.view = "NEW_AND_OLD_IMAGES"
         table.changes.clear()
     if opened and tariff.ahead:
+        processes = Processes(0, lambda: 0, clock.now)
         wiring.override(
             clock=clock,
             ids=Ids(0),
@@ -542,7 +491,7 @@ def prepared(tariff: Tariff, subscriptions: int, opened: bool) -> Prepared:
         )
         for number in range(subscriptions):
             clock.advance(timedelta(seconds=1))
-            _work_table()["subscription"]({"id": f"sub_{number + 1}"}, clock.now())
+            processes.take("bill_subscription", [Message({"kind": "subscription", "id": f"sub_{number + 1}"}, START)])
         wiring.override()
     return Prepared(tables(dynamodb), pickle.dumps(account), account.id, customer, card)
 
@@ -550,7 +499,6 @@ def prepared(tariff: Tariff, subscriptions: int, opened: bool) -> Prepared:
 def build(seed: int, tariff: Tariff | None = None, *, opened: bool = True, subscriptions: int = 1) -> World:
     """A fresh world of this seed, wired to the services."""
     from monetize import wiring
-    from monetize.services.metering import Intake
 
     rng = Random(seed)
     tariff = tariff or TARIFFS[rng.randrange(len(TARIFFS))]
@@ -563,8 +511,9 @@ def build(seed: int, tariff: Tariff | None = None, *, opened: bool = True, subsc
         dynamodb._expiries[name] = []  # nothing here lives long enough to expire
     stripe = StripeEmulator(clock, seed=seed + 1000)
     stripe.accounts[base.account] = pickle.loads(base.stripe_account)  # noqa: S301 # our own bytes
-    gate = Gate(rng, clock)
+    gate = Gate(rng, clock, put_away=put_away)
     gate.watch(dynamodb)
+    follow(clock)
     world = World(
         seed,
         tariff,
@@ -575,16 +524,17 @@ def build(seed: int, tariff: Tariff | None = None, *, opened: bool = True, subsc
         stripe,
         base.account,
         tuple(f"sub_{number + 1}" for number in range(subscriptions)),
-        intake=Intake(),
+        Processes(seed, lambda: gate.worker, clock.now),
         customer=base.customer,
         card=base.card,
     )
 
-    def taken(queue: str, body: str, at: datetime) -> None:
-        import json
-
-        place = world.queue if queue == "billing" else world.events
-        place.append(Message(json.loads(body), at))
+    def taken(queue: str, body: str, group: str, at: datetime) -> None:
+        message = Message(msgspec.json.decode(body), at, group)
+        if queue != "billing":
+            world.events.append(message)
+        elif message.body["kind"] != "shard" or message.body["shard"] in due_shards(dynamodb):
+            world.queue.append(message)  # a shard that holds nothing would find nothing: worlds have to be quick
 
     wiring.override(
         clock=clock,
