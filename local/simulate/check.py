@@ -15,14 +15,33 @@ from typing import Any
 import msgspec
 
 from local.simulate import prices
+from local.simulate.lives import Books, Life, Span
 from local.simulate.prices import Tariff
 from local.simulate.world import CORE, USAGE, World, tables
 
 ID = 12
 FINISHED = frozenset({"sent", "paid", "empty", "waived", "void", "uncollectible"})
+FOREVER = datetime.max.replace(tzinfo=UTC)
 RECOVERY = timedelta(hours=7)  # two leases and what is waited in between
 REPEATED = timedelta(hours=31)  # where Stripe repeats a stored error, until it has forgotten the key
 SHORT = {"met_calls": 1, "met_units": 2}
+
+
+class _Span(msgspec.Struct):
+    start: datetime
+    kind: str
+    plan: str | None = None
+
+
+class _Change(msgspec.Struct):
+    at: datetime
+    plan: str | None = None
+
+
+class _TopUp(msgspec.Struct):
+    meter: str
+    quantity: int
+    period_start: datetime
 
 
 class _Doc(msgspec.Struct):
@@ -44,6 +63,12 @@ class _Doc(msgspec.Struct):
     next_edge: datetime | None = None
     due_at: datetime | None = None
     sent_at: datetime | None = None
+    last: bool = False
+    spans: tuple[_Span, ...] = ()
+    change: _Change | None = None
+    ended_at: datetime | None = None
+    cancel_at: datetime | None = None
+    topups: tuple[_TopUp, ...] = ()
 
 
 @dataclass(slots=True)
@@ -87,11 +112,15 @@ def check(world: World) -> list[str]:
     found += _unchanging(world)
     for sub in world.subscriptions:
         ledger = list(_ledger(world, sub))
+        stored = next(
+            _doc(item) for item in core if item["sk"]["S"] == "SUBSCRIPTION" and item["pk"]["S"] == f"SUB#{sub}"
+        )
+        life = _life(world, stored)
         own = [bill for bill, _ in bills[sub]]
         found += _kept(world, sub, ledger)
         found += _counted(world, sub, ledger, own)
-        found += _amounts(world, sub, ledger, own)
-        found += _finished(world, sub, own, core)
+        found += _amounts(world, sub, life, ledger, own)
+        found += _finished(world, stored, sub, life, own, core)
     found += _collected(world, bills, held, core)
     return found
 
@@ -220,7 +249,7 @@ def _kept(world: World, sub: str, ledger: list[_Entry]) -> Iterator[str]:
         if not batch.done:
             continue
         for each in batch.events:
-            if each.subscription == sub and each.digest not in places:
+            if each.subscription == sub and each.digest not in places and each.id not in batch.refused:
                 yield f"event {each.id} was accepted and is nowhere"
     for digest, entries in places.items():
         known = sent.get(digest)
@@ -302,18 +331,15 @@ def _used(tariff: Tariff, entries: list[_Entry], first: datetime, end: datetime)
     return {day: quantity for (day, short), quantity in totals.items() if short == SHORT[tariff.meter] and quantity}
 
 
-def _amounts(world: World, sub: str, ledger: list[_Entry], bills: list[_Doc]) -> Iterator[str]:
+def _amounts(world: World, sub: str, life: Life, ledger: list[_Entry], bills: list[_Doc]) -> Iterator[str]:
     """Each bill is what the prices say of the usage it took; late usage is taken once, by the bill that says so."""
-    tariff = world.tariff
     names = [_name(sub, bill) for bill in bills]
     late = [entry for entry in ledger if entry.late]
     for entry in late:
         if entry.taken_by and entry.taken_by not in names:
             yield f"{entry.ref} was taken by {entry.taken_by}, which does not exist"
     on_time = [entry for entry in ledger if not entry.late]
-    closed: list[tuple[datetime, datetime, int]] = []  # period, and what was billed for it so far
-    carry = 0
-    previous: datetime | None = None
+    books = Books(life)
     for bill in bills:
         edge = bill.edge
         if edge is None or bill.status in ("claimed", "rated", "parked", "waived"):
@@ -324,24 +350,16 @@ def _amounts(world: World, sub: str, ledger: list[_Entry], bills: list[_Doc]) ->
         known = on_time + [
             entry for entry in late if entry.taken_by and names.index(entry.taken_by) <= bills.index(bill)
         ]
-        owed = prices.ahead(tariff, edge) if tariff.ahead else 0
-        for at, (first, end, so_far) in enumerate(closed):
-            now = prices.behind(tariff, first, end, _used(tariff, known, first, end))
-            owed += now - so_far
-            closed[at] = (first, end, now)
-        first = previous or world.start_of(sub)
-        if edge > first:
-            now = prices.behind(tariff, first, edge, _used(tariff, on_time, first, edge))
-            owed += now
-            closed.append((first, edge, now))
-        total = carry + owed
-        carry = min(0, total)
-        if (bill.subtotal, bill.carry_out) != (max(0, total), carry):
+        owed = books.bill(
+            edge,
+            lambda tariff, first, end: _used(tariff, on_time, first, end),
+            lambda tariff, first, end, known=known: _used(tariff, known, first, end),  # type: ignore[misc]
+        )
+        if (bill.subtotal, bill.carry_out) != owed:
             yield (
-                f"{_name(sub, bill)} ({tariff.name}) is {bill.subtotal} carrying {bill.carry_out}, "
-                f"owed are {max(0, total)} carrying {carry}"
+                f"{_name(sub, bill)} ({world.tariff.name}) is {bill.subtotal} carrying {bill.carry_out}, "
+                f"owed are {owed[0]} carrying {owed[1]}"
             )
-        previous = edge
     if bills and bills[-1].edge is not None:
         for entry in late:
             # What came before the last bill was rated is taken by it at the latest.
@@ -387,7 +405,9 @@ def _name(sub: str, bill: _Doc) -> str:
 # --- an end ---
 
 
-def _finished(world: World, sub: str, bills: list[_Doc], core: list[Mapping[str, Any]]) -> Iterator[str]:
+def _finished(
+    world: World, subscription: _Doc, sub: str, life: Life, bills: list[_Doc], core: list[Mapping[str, Any]]
+) -> Iterator[str]:
     """Nothing is left half done once nothing fails any more and time has passed."""
     now = world.clock.now()
     for bill in bills:
@@ -400,14 +420,11 @@ def _finished(world: World, sub: str, bills: list[_Doc], core: list[Mapping[str,
         if bill.status == "parked" and world.deauthorized and bill.reason == "account_unreachable":
             continue
         yield f"{_name(sub, bill)} was left {bill.status} {bill.reason}".strip()
-    subscription = next(
-        _doc(item) for item in core if item["sk"]["S"] == "SUBSCRIPTION" and item["pk"]["S"] == f"SUB#{sub}"
-    )
     if subscription.due_at is not None and subscription.due_at <= now:
         yield f"{sub} is due since {subscription.due_at.isoformat()} and was not billed"
     edges = [bill.edge for bill in bills]
-    wanted = list(_edges(world, sub, subscription.next_edge))
-    if edges != wanted and subscription.next_edge is not None:
+    wanted = life.edges(subscription.next_edge or FOREVER)
+    if edges != wanted and (subscription.next_edge is not None or life.end is not None):
         yield f"{sub} was billed at {[str(edge) for edge in edges]}, due were {[str(edge) for edge in wanted]}"
     for item in core:
         if "due_sk" in item and item["sk"]["S"] != "SUBSCRIPTION" and f"#{sub}" in item["due_sk"]["S"]:
@@ -420,17 +437,15 @@ def _due(bill: _Doc) -> datetime:
     return (bill.edge or datetime.max.replace(tzinfo=UTC)) + timedelta(hours=24)
 
 
-def _edges(world: World, sub: str, following: datetime | None) -> Iterator[datetime]:
-    """The billing dates before the next one: the start when a fee is charged ahead, then the first of each month."""
-    if following is None:
-        return
-    start = world.start_of(sub)
-    if world.tariff.ahead and start < following:
-        yield start
-    edge = prices.month_of(start)[1]
-    while edge < following:
-        yield edge
-        edge = prices.month_of(edge)[1]
+def _life(world: World, stored: _Doc) -> Life:
+    """The spans that were decided, in the model's words: whatever was decided, this is what it costs."""
+    tariffs = {"plan_1": world.tariff, "plan_2": prices.other_than(world.tariff)}
+    spans = [Span(each.start, tariffs[each.plan or ""] if each.kind == "paid" else None) for each in stored.spans]
+    change = stored.change
+    if change is not None:
+        spans = [*(each for each in spans if each.start < change.at), Span(change.at, tariffs[change.plan or ""])]
+    extra = tuple((each.meter, each.quantity, each.period_start) for each in stored.topups)
+    return Life(tuple(spans), stored.ended_at or stored.cancel_at, extra)
 
 
 # --- Stripe ---

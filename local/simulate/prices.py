@@ -41,8 +41,21 @@ TARIFFS = (
     Tariff("graduated", meter=UNITS, arrears=990, model="graduated", tiers=_GRADUATED),
     Tariff("volume", meter=UNITS, ahead=1500, model="volume", tiers=_VOLUME, currency="eur"),
     Tariff("least", price="33.333", least=2500),
-    Tariff("falling", meter=UNITS, model="volume", tiers=((20, "31.5", 0), (None, "9.75", 40))),
+    Tariff("falling", meter=UNITS, model="volume", tiers=_VOLUME),
+    Tariff("packages", ahead=700, model="package", price="20", package=5, monthly=30, currency="eur"),
+    Tariff("yen", ahead=500, price="0.75", monthly=20, currency="jpy"),
+    Tariff("more yen", meter=UNITS, ahead=1200, model="volume", tiers=_VOLUME, currency="jpy"),
+    Tariff("dinar", ahead=4990, price="7.5", daily=2, currency="kwd"),
+    Tariff("more dinar", meter=UNITS, arrears=9000, model="graduated", tiers=_GRADUATED, currency="kwd"),
 )
+# Stripe takes three-decimal amounts in tens (https://docs.stripe.com/currencies#three-decimal).
+STEPS = {"kwd": 10}
+
+
+def other_than(tariff: Tariff) -> Tariff:
+    """The tariff that a subscription of this one can change to: the next in its currency."""
+    same = [each for each in TARIFFS if each.currency == tariff.currency]
+    return same[(same.index(tariff) + 1) % len(same)]
 
 
 def terms_of(tariff: Tariff) -> PlanTerms:
@@ -72,15 +85,15 @@ def terms_of(tariff: Tariff) -> PlanTerms:
             unit_price=None if tiered else Decimal(tariff.price),
             package_size=tariff.package if tariff.model == "package" else None,
             tiers=tuple(PriceTier(up_to=up, unit_price=Decimal(p), flat_amount=flat) for up, p, flat in tariff.tiers),
-            allowance=allowed,
+            allowance=Allowance(quantity=tariff.daily, per="day") if tariff.daily is not None else allowed,
         )
     )
     return PlanTerms(currency=tariff.currency, charges=tuple(charges), minimum=tariff.least)
 
 
-def half_up(exact: Fraction) -> int:
-    """The nearest integer; a half away from zero (nothing here is negative)."""
-    return int(exact + Fraction(1, 2))
+def half_up(exact: Fraction, step: int = 1) -> int:
+    """The nearest multiple of `step`; a half away from zero (nothing here is negative)."""
+    return step * int(exact / step + Fraction(1, 2))
 
 
 def month_of(instant: datetime) -> tuple[datetime, datetime]:
@@ -95,33 +108,41 @@ def share(start: datetime, end: datetime) -> Fraction:
     return Fraction(int((end - start).total_seconds()), int((after - first).total_seconds()))
 
 
-def ahead(tariff: Tariff, start: datetime) -> int:
-    """The fee charged when a period starts, to the end of the month."""
-    return half_up(tariff.ahead * share(start, month_of(start)[1]))
+def fee(tariff: Tariff, start: datetime, end: datetime) -> int:
+    """The fee in advance for a stretch of one calendar month."""
+    return half_up(tariff.ahead * share(start, end), STEPS.get(tariff.currency, 1))
 
 
-def behind(tariff: Tariff, start: datetime, end: datetime, used: Mapping[date, int]) -> int:
-    """What a closed period owes for its usage, its fee in arrears and its minimum."""
-    part = share(start, end)
-    base = half_up(tariff.arrears * part)
-    owed = half_up(_usage(tariff, part, used)) + base
+def behind(tariff: Tariff, start: datetime, end: datetime, used: Mapping[date, int], extra: int = 0) -> int:
+    """What a closed period owes for its usage, its fee in arrears and its minimum. `extra`: allowance on top."""
+    part, step = share(start, end), STEPS.get(tariff.currency, 1)
+    base = half_up(tariff.arrears * part, step)
+    owed = half_up(_usage(tariff, part, used, extra), step) + base
     if tariff.least is not None:
-        owed = max(owed, half_up(tariff.least * part))
+        owed = max(owed, half_up(tariff.least * part, step))
     return owed
 
 
-def _usage(tariff: Tariff, part: Fraction, used: Mapping[date, int]) -> Fraction:
+def _usage(tariff: Tariff, part: Fraction, used: Mapping[date, int], extra: int) -> Fraction:
     price = Fraction(tariff.price)
     if tariff.daily is not None:
-        packages = sum(-(-(n - tariff.daily) // tariff.package) for n in used.values() if n > tariff.daily)
-        return packages * price
+        owed = Fraction(0)
+        for day in sorted(used):
+            above = max(0, used[day] - tariff.daily)
+            free = min(above, extra)
+            extra -= free
+            owed += -(-(above - free) // tariff.package) * price
+        return owed
     total = sum(used.values())
     if tariff.monthly is not None:
         total = max(0, total - -(-tariff.monthly * part.numerator // part.denominator))
+    total = max(0, total - extra)
     if total == 0:
         return Fraction(0)
     if tariff.model == "per_unit":
         return total * price
+    if tariff.model == "package":
+        return -(-total // tariff.package) * price
     if tariff.model == "volume":
         _, unit, flat = next(tier for tier in tariff.tiers if tier[0] is None or total <= tier[0])
         return total * Fraction(unit) + flat

@@ -10,8 +10,8 @@ from local.simulate import world as worlds
 from local.simulate.check import check, orphans
 from local.simulate.gate import Chances, Crash
 from local.simulate.prices import TARIFFS
-from local.simulate.processes import Message, raise_unexpected
-from local.simulate.world import PUBLISHER, SOURCE, START, Batch, Sent, World, build, usage
+from local.simulate.processes import Caller, Message, raise_unexpected
+from local.simulate.world import PUBLISHER, SOURCE, START, SUBSCRIBER, Batch, Sent, Wish, World, build, usage
 
 FIRST, SECOND = datetime(2026, 2, 1, tzinfo=UTC), datetime(2026, 3, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -54,7 +54,8 @@ def result(kind: str, made: World, found: list[str], extra: str = "") -> Result:
 
 def at_opening(seed: int, **how: Any) -> World:
     """The opening bill is due."""
-    tariff = [each for each in TARIFFS if each.ahead][seed % 2]
+    ahead = [each for each in TARIFFS if each.ahead]
+    tariff = ahead[seed % len(ahead)]
     made = build(seed, tariff, opened=False, **how)
     _webhooks(made)
     return made
@@ -84,6 +85,18 @@ def at_second_end(seed: int, **how: Any) -> World:
         made.clock.move_to(max(each.at for each in batch.events))
         made.send(batch)
     made.until_due()
+    return made
+
+
+def at_mid_month(seed: int, **how: Any) -> World:
+    """An afternoon of January, some of which was used already; nothing is due."""
+    made = build(seed, **how)
+    _webhooks(made)
+    noon = START + timedelta(days=made.rng.randint(2, 18), hours=made.rng.randint(3, 14))
+    batches = usage(made, START + timedelta(hours=1), noon, made.rng.randint(1, 2), tag="a")
+    made.clock.move_to(noon)
+    for batch in batches:
+        made.send(batch)
     return made
 
 
@@ -344,6 +357,101 @@ def _connected(made: World) -> list[str]:
     return found
 
 
+# --- what people decide meanwhile ---
+
+DEV, ANN = Caller("dan", SUBSCRIBER, "subscriber"), Caller("ann", PUBLISHER, "publisher_admin")
+DECISIONS: dict[str, tuple[str, Any]] = {
+    "upgrade": ("change", {"tier": "tier_2", "when": "now"}),
+    "change": ("change", {"tier": "tier_2", "when": "period_end"}),
+    "back": ("change", {"tier": "tier_1", "when": "now"}),
+    "pause": ("pause", None),
+    "resume": ("resume", None),
+    "cancel": ("cancel", {"when": "now"}),
+    "leave": ("cancel", {"when": "period_end"}),
+    "stay": ("uncancel", None),
+}
+
+
+def wish(made: World, kind: str) -> Wish:
+    """What somebody asks of the first subscription, under a new key."""
+    rng, sub, key = made.rng, made.subscriptions[0], f"wish-{len(made.wishes)}"
+    if kind == "drop":
+        made.wishes.append(Wish(kind, DEV, f"/subscriptions/{sub}/change", key, method="DELETE"))
+    elif kind == "topup":
+        body = {"meter": made.tariff.meter, "quantity": rng.randint(1, 40)}
+        made.wishes.append(Wish(kind, ANN, f"/subscriptions/{sub}/topups", key, body))
+    elif kind == "correct":
+        day = max(START, made.clock.now() - timedelta(days=rng.randint(0, 20))).date()
+        body = {"subscription": sub, "meter": made.tariff.meter, "day": day.isoformat(), "reason": "counted twice"}
+        body["quantity"] = rng.choice((-3, -1, 1, 30))
+        made.wishes.append(Wish(kind, ANN, "/usage/corrections", key, body, function="record_usage"))
+    else:
+        what, asked = DECISIONS[kind]
+        made.wishes.append(Wish(kind, DEV, f"/subscriptions/{sub}/{what}", key, asked))
+    return made.wishes[-1]
+
+
+def _decide(kind: str) -> Callable[[World], object]:
+    return lambda made: made.ask(wish(made, kind))
+
+
+def _after(*kinds: str) -> Callable[[int], World]:
+    """A world in which these were decided, each a day after the one before."""
+
+    def ready(seed: int) -> World:
+        made = at_mid_month(seed)
+        for kind in kinds:
+            made.ask(wish(made, kind))
+            made.clock.advance(timedelta(days=1))
+            made.settle(made.clock.now())
+        return made
+
+    return ready
+
+
+def _due_after(*kinds: str) -> Callable[[int], World]:
+    """The same, and its next bill is due since a minute."""
+
+    def ready(seed: int) -> World:
+        made = _after(*kinds)(seed)
+        made.until_due()
+        return made
+
+    return ready
+
+
+def later(made: World) -> list[str]:
+    """Two more billing dates, with usage before each: what was decided has to be paid and given back."""
+    found: list[str] = []
+    for _ in range(2):
+        due = _next_due(made)
+        if due is None or found or made.deauthorized:
+            return found
+        first = made.clock.now() + MINUTE
+        if not _ends(made) and first + timedelta(hours=2) < due:
+            for batch in usage(made, first, min(due, first + timedelta(days=12)), 1, tag=f"v{len(made.batches)}"):
+                made.clock.move_to(max(each.at for each in batch.events))
+                made.send(batch)
+        made.until_due()
+        found += at_rest(made)
+    return found
+
+
+def _stored(made: World) -> Any:
+    from monetize import wiring
+
+    return wiring.billing_table().subscription(made.subscriptions[0])
+
+
+def _next_due(made: World) -> datetime | None:
+    due: datetime | None = _stored(made).due_at
+    return due
+
+
+def _ends(made: World) -> bool:
+    return _stored(made).end is not None
+
+
 FLOWS = (
     Flow("opening", at_opening, _bill),
     Flow("month", at_month_end, _bill),
@@ -357,6 +465,16 @@ FLOWS = (
     Flow("reconcile", _drifted, lambda made: made.reconcile(), _reconciled),
     Flow("checkout", _awaiting_checkout, _hear, _active),
     Flow("connect", _connecting, _connect, _connected),
+    Flow("upgrade", at_mid_month, _decide("upgrade"), later),
+    Flow("change", at_mid_month, _decide("change"), later),
+    Flow("pause", at_mid_month, _decide("pause"), later),
+    Flow("resume", _after("pause"), _decide("resume"), later),
+    Flow("cancel", at_mid_month, _decide("cancel"), later),
+    Flow("topup", at_mid_month, _decide("topup"), later),
+    Flow("correct", at_mid_month, _decide("correct"), later),
+    Flow("turn", _due_after("change"), _tick, later),
+    Flow("split", _due_after("upgrade"), _tick, later),
+    Flow("last", _due_after("cancel"), _tick, later),
 )
 BY_NAME = {flow.name: flow for flow in FLOWS}
 
@@ -445,7 +563,9 @@ def everything(seed: int, *, keep: bool = False) -> Result:
     if not found and not made.deauthorized:
         made.clock.advance(timedelta(days=2))
         found = _reconciled(made) + at_rest(made) + orphans(made)
-    if not found and not made.deauthorized and rng.random() < 0.5 and made.clock.now() < SECOND:
+    if not found and made.wishes:
+        found = later(made)
+    elif not found and not made.deauthorized and rng.random() < 0.5 and made.clock.now() < SECOND:
         made.until_due()
         found = at_rest(made)
     return result("everything", made, found)
@@ -472,7 +592,9 @@ def _among(message: Message, others: Sequence[Message]) -> bool:
 
 
 def _moment(seed: int) -> World:
-    draw = seed % 10
+    draw = seed % 12
+    if draw >= 10:
+        return at_mid_month(seed)
     if draw < 2:
         return at_opening(seed)
     if draw < 8:
@@ -488,9 +610,14 @@ def _jobs(made: World, workers: int, *, half_way: bool = False) -> list[Callable
     name = f"{sub}.{edge:%Y%m%dT%H%M%SZ}"
     again: Callable[[], object] = lambda: made.work({"kind": "bill", "id": name})  # noqa: E731 # one of many jobs
     jobs: list[Callable[[], object]] = [again if half_way else lambda: made.bill(sub)]
+    deciding = made.clock.now() < FIRST
+    if deciding:
+        jobs = [_decision(made)]
     while len(jobs) < workers:
         draw = rng.random()
-        if draw < 0.5:
+        if rng.random() < (0.5 if deciding else 0.15):
+            jobs.append(_decision(made))
+        elif draw < 0.5:
             jobs.append(again if half_way or rng.random() < 0.2 else lambda: made.bill(sub))
         elif draw < 0.8 and now > FIRST:
             batch = next((each for each in made.batches if not each.done), None)
@@ -510,6 +637,11 @@ def _jobs(made: World, workers: int, *, half_way: bool = False) -> list[Callable
     return jobs
 
 
+def _decision(made: World) -> Callable[[], object]:
+    wanted = wish(made, made.rng.choice((*DECISIONS, "drop", "topup", "correct")))
+    return lambda: made.ask(wanted)
+
+
 def _straddling(made: World, edge: datetime) -> Batch:
     """A batch on both sides of a billing date."""
     rng, sub, number = made.rng, made.subscriptions[0], len(made.batches)
@@ -526,6 +658,8 @@ def _run(kind: str, made: World, jobs: Sequence[Callable[[], object]]) -> Result
     found = _surprised(made.gate.run(jobs))
     made.gate.quiet()
     found += at_rest(made)
+    if made.wishes and not found:
+        found += later(made)
     return result(kind, made, found)
 
 

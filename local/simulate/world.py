@@ -26,8 +26,8 @@ from local.dynamodb.store import Index, Space, Table
 from local.dynamodb.template import create_tables
 from local.functions import follow
 from local.simulate.gate import Gate, GatedStripe
-from local.simulate.prices import CALLS, TARIFFS, UNITS, Tariff, terms_of
-from local.simulate.processes import Caller, Message, Processes, put_away, raise_unexpected
+from local.simulate.prices import CALLS, TARIFFS, UNITS, Tariff, other_than, terms_of
+from local.simulate.processes import TIME_LEFT, Answer, Caller, Message, Processes, put_away, raise_unexpected
 from local.stores import MemorySSM
 from local.stripe_emulator.core import StripeEmulator
 from local.stripe_emulator.transport import EmulatorHTTPClient, client_for
@@ -89,7 +89,27 @@ class Batch:
     events: tuple[Sent, ...]
     key: str = ""
     done: bool = False
+    refused: frozenset[str] = frozenset()  # events that came after their subscription's end
     answers: int = 0
+
+
+@dataclass(slots=True)
+class Wish:
+    """What a person asks for under one Idempotency-Key. `status` once it was answered: whoever gets none asks again."""
+
+    kind: str
+    caller: Caller
+    path: str
+    key: str
+    body: dict[str, Any] | None = None
+    method: str = "POST"
+    function: str = "subscribe"
+    status: int = 0
+
+    @property
+    def granted(self) -> bool:
+        """Whether it was answered with success."""
+        return HTTPStatus.OK <= self.status < HTTPStatus.BAD_REQUEST
 
 
 class Ids:
@@ -145,6 +165,7 @@ class World:
     subscriptions: tuple[str, ...]
     processes: Processes
     batches: list[Batch] = field(default_factory=list)
+    wishes: list[Wish] = field(default_factory=list)
     queue: list[Message] = field(default_factory=list)
     events: list[Message] = field(default_factory=list)
     webhooks: bool = True
@@ -211,11 +232,29 @@ class World:
         batch.answers += 1
         told = answer.document
         if answer.status == HTTPStatus.OK:
-            if told["accepted"] + told["duplicates"] + told["late"] + len(told["conflicts"]) != len(batch.events):
+            refused = {each["id"] for each in told["rejected"] if each["code"] == "subscription_ended"}
+            if told["accepted"] + told["duplicates"] + told["late"] + len(told["conflicts"]) + len(refused) != len(
+                batch.events
+            ):
                 raise AssertionError(f"batch {batch.number} was refused: {[each['code'] for each in told['rejected']]}")
             batch.done = True
+            batch.refused = frozenset(refused)
         elif answer.status != HTTPStatus.SERVICE_UNAVAILABLE:
             raise AssertionError(f"batch {batch.number} was answered {answer.status} {told}")
+
+    def ask(self, wish: Wish) -> None:
+        """A person asks; without an answer, or told to come again, the same will be asked again."""
+        answer = self.processes.request(
+            wish.function,
+            wish.method,
+            wish.path,
+            caller=wish.caller,
+            body=None if wish.body is None else msgspec.json.encode(wish.body),
+            headers={"idempotency-key": wish.key},
+        )
+        if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR or _in_use(answer):
+            return
+        wish.status = answer.status
 
     def compact(self) -> None:
         """The schedule that settles closed days."""
@@ -299,18 +338,23 @@ class World:
                     ended = self.gate.solo(lambda batch=batch: self.send(batch))  # type: ignore[misc]
                     if ended is not None:
                         raise ended
-            self.gate.solo(self.tick)
+            for wish in self.wishes:
+                while not wish.status:
+                    raise_unexpected(self.gate.solo(lambda wish=wish: self.ask(wish)))  # type: ignore[misc]
+                    if not wish.status:  # its key is in use until the invocation that died would have been over
+                        self.clock.advance(timedelta(milliseconds=TIME_LEFT))
+            raise_unexpected(self.gate.solo(self.tick))
             while self.deliver() + self.drain():
                 pass
-            following = self._following()
+            following = self._following(until)
             if following is None or (until is not None and following > until):
                 break
             self.clock.move_to(following)
         if until is not None:
             self.clock.move_to(until)
 
-    def _following(self) -> datetime | None:
-        """When something is next; what is overdue waits for its lease to end. None: nothing but far ends."""
+    def _following(self, until: datetime | None) -> datetime | None:
+        """When something is next; what is overdue waits for its lease to end. None: nothing but billing dates later."""
         now = self.clock.now()
         near = [message.at for message in (*self.queue, *self.events) if message.at > now]
         due = self.stripe.next_delivery_at()
@@ -319,9 +363,13 @@ class World:
         for kind, at in due_entries(self.dynamodb):
             if at <= now:
                 near.append(now + AFTER_LEASE)
-            elif kind != "SUBSCRIPTION":
+            elif kind != "SUBSCRIPTION" or (until is not None and at <= until):
                 near.append(at)
         return min(near, default=None)
+
+
+def _in_use(answer: Answer) -> bool:
+    return answer.status == HTTPStatus.CONFLICT and answer.document["code"] == "idempotency_key_in_use"
 
 
 def _sendable(batch: Batch, now: datetime) -> bool:
@@ -394,7 +442,8 @@ def prepared(tariff: Tariff, subscriptions: int, opened: bool) -> Prepared:
     card = sdk.v1.payment_methods.attach("pm_card_visa", {"customer": customer}, on).id  # type: ignore[arg-type]
     chosen = {"invoice_settings": {"default_payment_method": card}}
     sdk.v1.customers.update(customer, chosen, on)  # type: ignore[arg-type]
-    product = sdk.v1.products.create({"name": tariff.name}, on).id  # type: ignore[arg-type]
+    plans = [("plan_1", "tier_1", tariff), ("plan_2", "tier_2", other_than(tariff))]
+    products = {plan: sdk.v1.products.create({"name": what.name}, on).id for plan, _, what in plans}  # type: ignore[arg-type]
     link = StripeLink(
         account=account.id,
         livemode=False,
@@ -417,26 +466,7 @@ def prepared(tariff: Tariff, subscriptions: int, opened: bool) -> Prepared:
             short=2,
             created_at=START,
         ),
-        Plan(
-            id="plan_1",
-            publisher=PUBLISHER,
-            name=tariff.name,
-            status="published",
-            latest=1,
-            created_at=START,
-            updated_at=START,
-        ),
-        PlanVersion(
-            plan="plan_1",
-            publisher=PUBLISHER,
-            number=1,
-            name=tariff.name,
-            terms=terms_of(tariff),
-            published_at=START,
-            stripe_product=product,
-        ),
-        Tier(id="tier_1", publisher=PUBLISHER, name="Gold", commercial=True, plan="plan_1", created_at=START),
-        Product(id="api_1", publisher=PUBLISHER, name="Weather", tiers=("tier_1",), created_at=START),
+        Product(id="api_1", publisher=PUBLISHER, name="Weather", tiers=("tier_1", "tier_2"), created_at=START),
         Subscriber(
             id=SUBSCRIBER,
             publisher=PUBLISHER,
@@ -444,6 +474,28 @@ def prepared(tariff: Tariff, subscriptions: int, opened: bool) -> Prepared:
             created_at=START,
         ),
     ]
+    for plan, tier, what in plans:
+        made += [
+            Plan(
+                id=plan,
+                publisher=PUBLISHER,
+                name=what.name,
+                status="published",
+                latest=1,
+                created_at=START,
+                updated_at=START,
+            ),
+            PlanVersion(
+                plan=plan,
+                publisher=PUBLISHER,
+                number=1,
+                name=what.name,
+                terms=terms_of(what),
+                published_at=START,
+                stripe_product=products[plan],
+            ),
+            Tier(id=tier, publisher=PUBLISHER, name=tier, commercial=True, plan=plan, created_at=START),
+        ]
     for number in range(subscriptions):
         waiting = Subscription(
             id=f"sub_{number + 1}",
