@@ -11,7 +11,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from monetize import wiring
-from monetize.domain.errors import Forbidden, NotFound
+from monetize.domain.errors import Forbidden, NotFound, Unavailable
 from monetize.domain.invoices import Bill
 from monetize.domain.offers import time_of
 from monetize.domain.runs import Run
@@ -262,7 +262,7 @@ def _tick() -> None:
     messages = [*running.shards(run=run), *runs.scope_messages(ports)]
     lost = wiring.billing_queue().send_many(messages)
     if lost:
-        raise RuntimeError(f"{len(lost)} messages were not enqueued")  # the schedule tries again
+        raise Unavailable("queue_unavailable", "The queue does not take messages now.")  # the schedule tries again
 
 
 @metrics.log_metrics
