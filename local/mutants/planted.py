@@ -81,8 +81,8 @@ PLANTED = (
     _(
         "services/billing.py",
         "no_look_before_creating_late",
-        "if now - bill.created_at > KEY_LIFE else None",
-        "if now - bill.created_at > KEY_LIFE * 1000 else None",
+        "if bill.belated or now - bill.created_at > KEY_LIFE else None",
+        "if bill.belated else None",
         "a draft whose key Stripe forgot is made a second time",
         SIMULATION + "test_worlds.py -k forgot",
     ),

@@ -128,5 +128,11 @@ def amounts(invoice: Invoice, found: Collected) -> Iterator[Finding]:
 
 
 def orphan(found: Collected, bill: Bill | None, now: datetime) -> bool:
-    """Whether a draft of ours is nobody's: made twice, and not the one that its bill remembers."""
-    return (bill is None or bill.invoice != found.id) and now - found.created > DRAFT_LIFE
+    """Whether a draft of ours is nobody's: made twice, not the one that its bill remembers, or of a bill let go."""
+    wanted = bill is not None and bill.invoice == found.id and bill.status != "waived"
+    return not wanted and now - found.created > DRAFT_LIFE
+
+
+def settled(found: Collected) -> bool:
+    """Whether an invoice too many takes nothing from anybody: it was voided, or all that was paid went back."""
+    return found.status == "void" or (found.status == "paid" and found.refunded >= found.amount_paid)

@@ -49,6 +49,7 @@ class Bill:
     due_scope: str = ""  # the part of the to-do list of a publisher with a clock of its own
     next_at: datetime | None = None  # in the to-do list until sent, empty, waived; parked and held are not in it
     created_at: datetime
+    belated: bool = False  # claimed so late that its invoice may have been made before, and the tables restored
     sent_at: datetime | None = None
     rev: int = 0
 
@@ -128,20 +129,26 @@ class Invoice:
     tax: int = 0
     amount_paid: int = 0
     amount_remaining: int = 0
+    overpaid: int = 0  # paid beyond what was due: the provider's balance of the customer has it
     credited: int = 0
+    credited_after_payment: int = 0  # of it: money or balance back, where the rest lowered what was due
+    credited_to_card: int = 0  # of that: refunds, which `refunded` counts too
     refunded: int = 0
     status: str = "open"  # states.INVOICE
     number: str = ""
-    attempts: int = 0
+    attempts: int = 0  # that we know of, whoever made them
+    tries: int = 0  # charges that we asked for; the number of each is in its key
+    asked_at: datetime | None = None  # since when the answer of the last of them is not known
     next_attempt_at: datetime | None = None
     due_scope: str = ""
     failure: str = ""  # the provider's code of the last failed attempt
     failed_at: datetime | None = None  # since when it is owed and not paid; the schedule counts from here
+    failed_attempt: str = ""  # the provider's name of the last failed attempt: each is counted once
     final: bool = False  # a hard decline: no further attempt until the payment method changes
-    card: str = ""  # the payment method on file when it last failed
+    card: str = ""  # the payment method that last failed; while it is the one on file, the schedule is its own
     action_required: bool = False  # the customer has to authenticate on the hosted page
     out_of_band: bool = False  # paid outside Stripe
-    disputed: str = ""  # open, won, lost
+    disputed: str = ""  # open, won, lost, closed (an inquiry that came to nothing)
     payment: str = ""  # the payment behind it, once there is one: refunds and disputes name it
     pending: tuple[Step, ...] = ()  # what the schedule does next beside attempts, in order
     history: tuple[Step, ...] = ()  # the newest MOST_HISTORY
@@ -154,3 +161,19 @@ class Invoice:
         """When the next thing is to be done about it: an attempt or a step. Its place in the to-do list."""
         dates = [step.at for step in self.pending[:1]]
         return min(dates if self.next_attempt_at is None else [*dates, self.next_attempt_at], default=None)
+
+    @property
+    def refundable(self) -> int:
+        """What was paid by the payment behind it and was not given back, on whatever way. Minor units."""
+        otherwise = self.credited_after_payment - self.credited_to_card
+        return max(0, self.amount_paid - self.refunded - otherwise)
+
+    @property
+    def creditable(self) -> int:
+        """What credit notes may still say, once it is paid: refunds without a note count as if they had one."""
+        return max(0, self.total - self.credited - max(0, self.refunded - self.credited_to_card))
+
+    @property
+    def credited_away(self) -> bool:
+        """Whether credit notes left nothing to pay: settled, and nobody paid."""
+        return self.status == "paid" and not self.amount_paid and self.credited > self.credited_after_payment

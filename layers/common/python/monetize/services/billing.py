@@ -144,6 +144,7 @@ def bill_subscription(sub: str, now: datetime, ports: Ports) -> Worked:
             last=moved.end is not None and edge >= moved.end,
             next_at=now + LEASE,
             created_at=at,
+            belated=at - bill_due_at(moved, edge, grace) > KEY_LIFE,
         )
         after = billed(moved, edge, grace)
         if not ports.store.claim(subscription, after, bill):
@@ -239,16 +240,8 @@ def _rated(
         _after(previous, ports)
         frozen = ports.store.freeze(ports.rate(bill, subscription, publisher, previous))
     empty = frozen.subtotal == 0
-    rated = replace(
-        bill,
-        status=states.BILL.move(bill.status, "empty" if empty else "rate"),
-        subtotal=frozen.subtotal,
-        carry_out=sum(each.amount for each in frozen.carried),
-        application_fee=frozen.application_fee,
-        lines=len(frozen.lines),
-        late=frozen.late,
-        next_at=None if empty else bill.next_at,
-    )
+    status = states.BILL.move(bill.status, "empty" if empty else "rate")
+    rated = replace(charging(bill, frozen), status=status, next_at=None if empty else bill.next_at)
     if empty:
         return ports.store.save(rated), frozen
     reason = held_for(rated, previous, publisher)
@@ -257,6 +250,18 @@ def _rated(
         ports.store.park_mark(held, parked=True)
         return ports.store.save(held), frozen
     return rated, frozen
+
+
+def charging(bill: Bill, frozen: BillLines) -> Bill:
+    """The bill with what its frozen lines come to."""
+    return replace(
+        bill,
+        subtotal=frozen.subtotal,
+        carry_out=sum(each.amount for each in frozen.carried),
+        application_fee=frozen.application_fee,
+        lines=len(frozen.lines),
+        late=frozen.late,
+    )
 
 
 def _after(previous: Bill | None, ports: Ports) -> None:
@@ -348,23 +353,27 @@ def _draft(
     bill: Bill, wanted: DraftRequest, lines: Sequence[InvoiceLine], tax: str, now: datetime, ports: Ports
 ) -> tuple[Bill, HeldInvoice]:
     """Make the attempt's draft, store its id under a condition, then fill it."""
-    made = _made_before(wanted, bill, ports) if now - bill.created_at > KEY_LIFE else None
-    if made is None:
-        made = ports.invoices.create_draft(wanted)
+    before = _made_before(wanted, bill, ports) if bill.belated or now - bill.created_at > KEY_LIFE else None
+    made = before.id if before is not None else ports.invoices.create_draft(wanted)
     bill = ports.store.save(
         replace(bill, status=states.BILL.move(bill.status, "draft"), invoice=made, account=wanted.account)
     )
+    if before is not None and before.status != "draft":
+        return bill, before
     return bill, ports.invoices.add_lines(wanted, made, lines, tax)
 
 
-def _made_before(wanted: DraftRequest, bill: Bill, ports: Ports) -> str | None:
-    """A draft that this attempt may have made before its key was forgotten: found by listing, never by search."""
-    held = [
-        each
-        for each in ports.invoices.of_customer(wanted.account, wanted.customer, bill.created_at - KEY_LIFE)
-        if each.bill == bill.id and each.attempt == bill.attempt and each.status == "draft" and not each.lines
-    ]
-    return min(held, key=lambda each: (each.created, each.id)).id if held else None
+def _made_before(wanted: DraftRequest, bill: Bill, ports: Ports) -> HeldInvoice | None:
+    """What may have been made for this bill under a key that is forgotten: found by listing, never by search.
+
+    An invoice that was finalized, in whichever attempt, is the bill's: the tables may be those of before it. Else an
+    empty draft of this attempt.
+    """
+    since = min(bill.edge, bill.created_at) - KEY_LIFE
+    made = [each for each in ports.invoices.of_customer(wanted.account, wanted.customer, since) if each.bill == bill.id]
+    sent = [each for each in made if each.status != "draft"]
+    drafts = [each for each in made if each.attempt == bill.attempt and each.status == "draft" and not each.lines]
+    return min(sent or drafts, key=lambda each: (each.status == "void", each.created, each.id), default=None)
 
 
 def _resume(

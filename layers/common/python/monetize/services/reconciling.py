@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Final, Protocol
 
+from monetize.domain import states
 from monetize.domain.adoption import lines_taken_back
 from monetize.domain.collecting import InvoiceLine
 from monetize.domain.drift import (
@@ -32,6 +33,7 @@ from monetize.domain.drift import (
     amounts,
     lines_differ,
     orphan,
+    settled,
     stale,
 )
 from monetize.domain.dunning import Collected, FoundCustomer
@@ -42,7 +44,7 @@ from monetize.domain.plans import PlanVersion
 from monetize.domain.publishers import Publisher
 from monetize.domain.subscriptions import Subscriber, Subscription, billed, called_off_at, in_force
 from monetize.services import invoice_actions, payments
-from monetize.services.billing import invoice_id, split_bill_id
+from monetize.services.billing import charging, invoice_id, split_bill_id
 from monetize.services.subscription_access import until_unchanged
 
 WINDOW: Final = timedelta(days=100)  # how far back; what is older and still owed is asked for one by one
@@ -63,7 +65,11 @@ class Store(Protocol):
     def invoices(self, ids: Sequence[str]) -> dict[str, Invoice]: ...
     def products(self, pub: str, after: str | None) -> Iterator[tuple[str, PlanVersion]]: ...
     def lines(self, sub: str, edge: datetime) -> BillLines | None: ...
-    def adopt(self, bill: Bill, lines: BillLines, before: Subscription, after: Subscription) -> None: ...
+    def bill_before(self, sub: str, edge: datetime) -> Bill | None: ...
+    def lines_before(self, sub: str, edge: datetime) -> BillLines | None: ...
+    def adopt(
+        self, bills: Sequence[Bill], lines: BillLines | None, before: Subscription, after: Subscription
+    ) -> None: ...
     def report(self, pub: str) -> Report | None: ...
     def interrupted(self) -> Report | None: ...
     def save(self, report: Report) -> None: ...
@@ -225,34 +231,49 @@ def _product(going: _Pass, version: PlanVersion) -> None:
 # --- one subscriber ---
 
 
+@dataclass(slots=True)
+class _Here:
+    """What we hold of one subscriber: by id."""
+
+    subscriptions: dict[str, Subscription]
+    bills: dict[str, Bill]
+    invoices: dict[str, Invoice]
+
+
 def _subscriber(going: _Pass, subscriber: Subscriber) -> None:
     going.report = replace(going.report, subscribers=going.report.subscribers + 1)
-    customer = subscriber.customer(going.account)
-    if customer is None:
-        return
-    ports, since = going.ports, going.now - WINDOW
-    _card(going, subscriber, customer.id)
-    theirs = [found for found in ports.provider.invoices_of(going.account, customer.id, since) if found.ours]
-    going.read(1 + len(theirs) // PAGE)
-    if any(found.amount_paid for found in theirs):
-        back = ports.provider.given_back(going.account, customer.id, since)
-        going.read(1 + len(back) // PAGE)
-        theirs = [_with(found, back.get(found.payment, (0, False))) for found in theirs]
-    subscriptions = {each.id: each for each in ports.store.subscriptions_of(subscriber)}
-    bills = {bill.id: bill for each in subscriptions for bill in ports.store.bills_since(each, since)}
+    store, since, customer = going.ports.store, going.now - WINDOW, subscriber.customer(going.account)
+    theirs: list[Collected] = []
+    if customer is not None:
+        _card(going, subscriber, customer.id)
+        theirs = _listed(going, customer.id, since)
+    subscriptions = {each.id: each for each in store.subscriptions_of(subscriber)}
+    bills = {bill.id: bill for each in subscriptions for bill in store.bills_since(each, since)}
     owed = [inv for each in subscriptions.values() for inv in each.unpaid]
     names = [found.invoice for found in theirs] + [invoice_id(bill) for bill in bills.values()] + owed
-    ours = ports.store.invoices(names)
-    for found in sorted(theirs, key=lambda each: (each.bill, each.created)):
-        _theirs(going, found, subscriptions, bills, ours)
-    for bill in bills.values():
-        _leftover(going, bill)
-    for invoice in ours.values():
-        _paid_too_late(going, invoice, subscriptions.get(invoice.subscription))
+    here = _Here(subscriptions, bills, store.invoices(names))
+    for found in sorted(theirs, key=lambda each: (each.bill, each.status == "void", each.created)):
+        _theirs(going, found, here)
     seen = {found.id for found in theirs}
-    for invoice in ours.values():
+    for invoice in here.invoices.values():
         if invoice.stripe_id not in seen and invoice.account == going.account:
             _ours(going, invoice)
+    for bill in here.bills.values():
+        _leftover(going, bill)
+    for invoice in here.invoices.values():
+        _paid_too_late(going, invoice, here.subscriptions.get(invoice.subscription))
+
+
+def _listed(going: _Pass, customer: str, since: datetime) -> list[Collected]:
+    """The customer's invoices that name ours, with what was given back of them."""
+    provider = going.ports.provider
+    theirs = [found for found in provider.invoices_of(going.account, customer, since) if found.ours]
+    going.read(1 + len(theirs) // PAGE)
+    if not any(found.amount_paid for found in theirs):
+        return theirs
+    back = provider.given_back(going.account, customer, since)
+    going.read(1 + len(back) // PAGE)
+    return [_with(found, back.get(found.payment, (0, False))) for found in theirs]
 
 
 def _with(found: Collected, back: tuple[int, bool]) -> Collected:
@@ -278,83 +299,79 @@ def _next_month(now: datetime) -> str:
     return f"{now + timedelta(days=31):%Y-%m}"
 
 
-def _theirs(
-    going: _Pass,
-    found: Collected,
-    subscriptions: dict[str, Subscription],
-    bills: dict[str, Bill],
-    ours: dict[str, Invoice],
-) -> None:
-    bill = bills.get(found.bill) or _older(going, found)
+def _theirs(going: _Pass, found: Collected, here: _Here) -> None:
+    try:
+        sub, edge = split_bill_id(found.bill)
+    except NotFound:
+        sub, edge = "", going.now
+    subscription = here.subscriptions.get(sub)
+    if subscription is None:
+        going.tell(FOREIGN, found.id, "names a subscription that is not here", REPORTED, found.total, found.currency)
+        return
+    bill = here.bills.get(found.bill) or going.ports.store.bill(sub, edge)
     if found.status == "draft":
         if orphan(found, bill, going.now):
             going.ports.provider.delete_draft(going.account, found.id)
             going.tell(ORPHAN, found.id, "a draft that its bill does not remember was deleted", REPAIRED)
         return
     going.report = replace(going.report, invoices=going.report.invoices + 1)
-    record = ours.get(found.invoice)
-    if (record is not None and record.stripe_id != found.id) or (
-        bill is not None and bill.invoice not in (None, found.id)
-    ):
-        detail = f"{found.id} carries {found.bill} a second time: void it, or refund what was paid"
-        going.tell(DUPLICATE, found.id, detail, PROPOSED, found.total, found.currency)
-    elif record is not None:
+    record = here.invoices.get(found.invoice)
+    if record is not None and record.stripe_id == found.id:
         _compare(going, record, found)
+    elif record is not None or (bill is not None and _another(going, bill, found)):
+        if not settled(found):
+            detail = f"{found.id} carries {found.bill} a second time: void it, or refund what was paid"
+            going.tell(DUPLICATE, found.id, detail, PROPOSED, found.total, found.currency)
     else:
-        _missing_here(going, found, bill, subscriptions)
+        _missing_here(going, found, bill, edge, subscription, here)
 
 
-def _older(going: _Pass, found: Collected) -> Bill | None:
+def _another(going: _Pass, bill: Bill, found: Collected) -> bool:
+    """Whether the bill has another invoice. One that is gone at Stripe is none: the draft of an earlier attempt."""
+    if bill.invoice in (None, found.id):
+        return False
     try:
-        sub, edge = split_bill_id(found.bill)
+        going.ports.provider.collected(going.account, bill.invoice or "")
     except NotFound:
-        return None
-    return going.ports.store.bill(sub, edge)
+        return False
+    return True
 
 
-def _missing_here(going: _Pass, found: Collected, bill: Bill | None, subscriptions: dict[str, Subscription]) -> None:
+def _missing_here(
+    going: _Pass, found: Collected, bill: Bill | None, edge: datetime, subscription: Subscription, here: _Here
+) -> None:
     """Adopt what its metadata proves to be ours: a crash before it was recorded, or tables restored to before it."""
     try:
-        sub, edge = split_bill_id(found.bill)
-    except NotFound:
-        sub, edge = "", going.now
-    subscription = subscriptions.get(sub)
-    if subscription is None:
-        going.tell(FOREIGN, found.id, "names a subscription that is not here", REPORTED, found.total, found.currency)
+        if bill is None:
+            bill = _taken_back(going, found, edge, subscription, here)
+        elif bill.status in ("empty", "waived"):
+            detail = f"{bill.id} is {bill.status} here: void {found.id}, or refund what was paid"
+            going.tell(AMOUNT, found.id, detail, PROPOSED, found.total, found.currency)
+            return
+        elif states.BILL.can(bill.status, "adopt") and (bill.status, bill.invoice) != ("drafted", found.id):
+            bill = _settled_by(going, found, bill, subscription)
+        here.bills[bill.id] = bill
+        here.invoices[found.invoice] = payments.adopt(found, bill, going.now, going.ports.payments)
+    except PreconditionFailed:
+        going.tell(MISSING_HERE, found.id, "its bill is being worked on", REPORTED)
         return
-    if bill is None:
-        bill = _restored(going, found, subscription, edge)
-        grace = going.publisher.settings.grace_hours
-        after = subscription
-        if subscription.next_edge is not None and subscription.next_edge <= edge:
-            after = billed(subscription, edge, grace)
-        going.ports.store.adopt(bill, _lines(going, bill, subscription), subscription, after)
-        subscriptions[sub] = replace(after, rev=subscription.rev + 1) if after != subscription else subscription
-        going.tell(MISSING_HERE, bill.id, "the bill was taken back from its invoice", REPAIRED)
-    if bill.invoice is None or (bill.status in ("rated", "claimed")):
-        going.tell(MISSING_HERE, found.id, "its bill is still being worked on", REPORTED)
-        return
-    payments.adopt(found, bill, going.now, going.ports.payments)
     going.tell(MISSING_HERE, found.invoice, "the invoice was recorded again", REPAIRED)
 
 
-def _lines(going: _Pass, bill: Bill, subscription: Subscription) -> BillLines:
-    """What the next bill has to know of this one: what was paid in advance, and what nobody is to bill again."""
-    span = in_force(subscription, bill.edge)
-    version = None
-    if span is not None and span.plan is not None and span.version is not None:
-        version = going.ports.payments.store.plan_version(span.plan, span.version)
-    last = subscription.last_edge
-    before = going.ports.store.lines(subscription.id, last) if last is not None and last < bill.edge else None
-    sent = going.ports.provider.lines(going.account, bill.invoice or "")
-    going.read(1 + len(sent) // PAGE)
-    return lines_taken_back(bill, sent, version, before)
+def _taken_back(going: _Pass, found: Collected, edge: datetime, subscription: Subscription, here: _Here) -> Bill:
+    """The bill that the invoice proves, as far as it tells of it; its subscription moves on past it.
 
-
-def _restored(going: _Pass, found: Collected, subscription: Subscription, edge: datetime) -> Bill:
-    """A bill as far as its invoice tells of it."""
+    A billing date on the way that has no invoice was empty, or waited for a person: nobody knows any more, so its bill
+    is parked for one.
+    """
+    grace, gaps, after = going.publisher.settings.grace_hours, list[Bill](), subscription
     at = time_of(going.publisher, found.created)
-    return Bill(
+    if subscription.next_edge is not None and subscription.next_edge <= edge:
+        while after.next_edge is not None and after.next_edge < edge:
+            gaps.append(_gap(going, after, after.next_edge))
+            after = billed(after, after.next_edge, grace)
+        after = billed(after, edge, grace)
+    bill = Bill(
         subscription=subscription.id,
         publisher=subscription.publisher,
         subscriber=subscription.subscriber,
@@ -363,12 +380,74 @@ def _restored(going: _Pass, found: Collected, subscription: Subscription, edge: 
         edge=edge,
         last=subscription.end is not None and edge >= subscription.end,
         status="sent",
-        subtotal=found.subtotal,
         invoice=found.id,
         reason="adopted",
         created_at=at,
         sent_at=at,
     )
+    lines = _lines(going, bill, subscription, gaps[-1].edge if gaps else None)
+    bill = charging(bill, lines)
+    going.ports.store.adopt((bill, *gaps), lines, subscription, after)
+    here.subscriptions[subscription.id] = (
+        replace(after, rev=subscription.rev + 1) if after != subscription else subscription
+    )
+    for gap in gaps:
+        detail = "no invoice carries it, and later ones were sent: look whether something was owed, release or waive it"
+        going.tell(MISSING_HERE, gap.id, detail, PROPOSED)
+    going.tell(MISSING_HERE, bill.id, "the bill was taken back from its invoice", REPAIRED)
+    return replace(bill, rev=1)
+
+
+def _gap(going: _Pass, subscription: Subscription, edge: datetime) -> Bill:
+    return Bill(
+        subscription=subscription.id,
+        publisher=subscription.publisher,
+        subscriber=subscription.subscriber,
+        account=going.account,
+        currency=subscription.currency,
+        edge=edge,
+        last=subscription.end is not None and edge >= subscription.end,
+        status=states.BILL.move("claimed", "park"),
+        reason="not_invoiced",
+        created_at=time_of(going.publisher, going.now),
+    )
+
+
+def _settled_by(going: _Pass, found: Collected, bill: Bill, subscription: Subscription) -> Bill:
+    """The bill as sent by the invoice that carries it, wherever it stood: its worker finds nothing left to do."""
+    at = time_of(going.publisher, found.created)
+    frozen = going.ports.store.lines(bill.subscription, bill.edge)
+    sent = replace(
+        bill,
+        status=states.BILL.move(bill.status, "adopt"),
+        invoice=found.id,
+        account=going.account,
+        reason="adopted",
+        next_at=None,
+        sent_at=at,
+    )
+    lines = frozen or _lines(going, sent, subscription, None)
+    sent = charging(sent, lines)
+    going.ports.store.adopt((sent,), lines if frozen is None else None, subscription, subscription)
+    going.tell(MISSING_HERE, bill.id, f"the bill was {bill.status}, and sent by its invoice", REPAIRED)
+    return replace(sent, rev=bill.rev + 1)
+
+
+def _lines(going: _Pass, bill: Bill, subscription: Subscription, gap: datetime | None) -> BillLines:
+    """What the next bill has to know of this one: what was paid in advance, and what nobody is to bill again.
+
+    `gap`: the billing date before, where its bill is not stored yet.
+    """
+    store = going.ports.store
+    span = in_force(subscription, bill.edge)
+    version = None
+    if span is not None and span.plan is not None and span.version is not None:
+        version = going.ports.payments.store.plan_version(span.plan, span.version)
+    sent = going.ports.provider.lines(going.account, bill.invoice or "")
+    going.read(1 + len(sent) // PAGE)
+    lines = lines_taken_back(bill, sent, version, store.lines_before(bill.subscription, bill.edge))
+    former = store.bill_before(bill.subscription, bill.edge)
+    return replace(lines, since=gap or (former.edge if former is not None else None))
 
 
 def _leftover(going: _Pass, bill: Bill) -> None:

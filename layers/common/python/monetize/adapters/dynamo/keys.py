@@ -160,8 +160,8 @@ def bill(sub: str, edge: datetime | None = None) -> Key:
     return Key(f"SUB#{sub}", f"BILL#{instant(edge) if edge else ''}")
 
 
-def bill_lines(sub: str, edge: datetime) -> Key:
-    return Key(f"SUB#{sub}", f"LINES#{instant(edge)}")
+def bill_lines(sub: str, edge: datetime | None = None) -> Key:
+    return Key(f"SUB#{sub}", f"LINES#{instant(edge) if edge else ''}")
 
 
 def shard_lease(scope: str, shard: int) -> Key:

@@ -1,11 +1,12 @@
 """What reconciliation reads of ours, in pages, and the little it writes."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from monetize.adapters.dynamo import keys
-from monetize.adapters.dynamo.table import Lost, Op, Table, delete, put, read
+from monetize.adapters.dynamo.table import Lost, Op, Table, claim, delete, put, read, release
 from monetize.domain.drift import Report
 from monetize.domain.errors import PreconditionFailed
 from monetize.domain.invoices import Bill, BillLines, Invoice
@@ -84,13 +85,41 @@ class ReconciliationTable:
         """What one bill charged."""
         return self.table.get(BillLines, keys.bill_lines(sub, edge))
 
-    def adopt(self, bill: Bill, lines: BillLines, before: Subscription, after: Subscription) -> None:
-        """A bill that its invoice proves, with what it charged, and its subscription past it. PreconditionFailed."""
-        ops = [put(bill), put(lines), *([] if after == before else [put(replace(after, rev=before.rev))])]
+    def bill_before(self, sub: str, edge: datetime) -> Bill | None:
+        """The bill of the edge before, if there was one."""
+        return self._before(Bill, sub, keys.bill(sub).sk, keys.bill(sub, edge).sk)
+
+    def lines_before(self, sub: str, edge: datetime) -> BillLines | None:
+        """What the newest rated bill before an edge charged."""
+        return self._before(BillLines, sub, keys.bill_lines(sub).sk, keys.bill_lines(sub, edge).sk)
+
+    def _before[T](self, kind: type[T], sub: str, prefix: str, sk: str) -> T | None:
+        page = self.table.query(keys.subscription(sub).pk, prefix, after=sk, newest_first=True, limit=1)
+        return read(kind, page.items[0]) if page.items else None
+
+    def adopt(self, bills: Sequence[Bill], lines: BillLines | None, before: Subscription, after: Subscription) -> None:
+        """Bills that an invoice proves, what was charged, their subscription past them. PreconditionFailed.
+
+        A parked one is listed as such before, and one that is settled is unlisted after: a crash between leaves a
+        pointer, not a lost bill.
+        """
+        waiting = [keys.parked(bill.publisher, bill.id) for bill in bills if bill.status == "parked"]
+        for place in waiting:
+            self._once(claim(place))
+        ops = [put(bill) for bill in bills]
+        ops += [] if lines is None else [put(lines)]
+        ops += [] if after == before else [put(replace(after, rev=before.rev))]
         try:
             self.table.write(*ops)
         except Lost:
             raise PreconditionFailed("changed_meanwhile", "It changed since it was read.") from None
+        for bill in bills:
+            if bill.status != "parked" and bill.rev:
+                self._once(release(keys.parked(bill.publisher, bill.id)))
+
+    def _once(self, op: Op) -> None:
+        with suppress(Lost):
+            self.table.write(op)
 
     def report(self, pub: str) -> Report | None:
         """What the last pass that found anything found."""
