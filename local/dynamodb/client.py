@@ -205,6 +205,7 @@ class MemoryDynamoDB:
         self.after_call = after_call
         self.inject = inject
         self.index_lag = index_lag
+        self.cut_page: Callable[[], int | None] | None = None  # where a page ends early
         self.exceptions = exceptions()
         self._lock = RLock()
         self._tables: dict[str, Table] = {}
@@ -669,7 +670,7 @@ class MemoryDynamoDB:
                 "The provided starting key is outside query boundaries based on provided conditions"
             )
         rows = selected(search, head, ranged, None if start is None else start[1], forward=forward)
-        return self._found(request, search, read_page(rows, search, request.get("Limit")))
+        return self._found(request, search, read_page(rows, search, self._limit(request)))
 
     def _scan(self, request: Request) -> Answer:
         if not _LEGACY.isdisjoint(request):
@@ -680,7 +681,13 @@ class MemoryDynamoDB:
         rows = scanned(
             search.space, self._start(request, search), request.get("Segment", 0), request.get("TotalSegments", 1)
         )
-        return self._found(request, search, read_page(rows, search, request.get("Limit")))
+        return self._found(request, search, read_page(rows, search, self._limit(request)))
+
+    def _limit(self, request: Request) -> int | None:
+        """The request's, or an earlier end: a page may hold less than was asked for, as one of a megabyte does."""
+        wanted: int | None = request.get("Limit")
+        early = self.cut_page() if self.cut_page is not None else None
+        return wanted if early is None else early if wanted is None else min(early, wanted)
 
     def _search(self, request: Request, compiled: Sequence[Compiled]) -> "Search":
         """Everything a query and a scan check alike."""

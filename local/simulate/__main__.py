@@ -54,6 +54,7 @@ class Tally:
 
     worlds: Counter[str] = field(default_factory=Counter)
     points: Counter[str] = field(default_factory=Counter)
+    met: Counter[str] = field(default_factory=Counter)
     schedules: set[bytes] = field(default_factory=set)
     doors: int = 0
     crashes: int = 0
@@ -64,6 +65,7 @@ class Tally:
         """Count another one in."""
         self.worlds += other.worlds
         self.points += other.points
+        self.met += other.met
         self.schedules |= other.schedules
         self.doors += other.doors
         self.crashes += other.crashes
@@ -78,6 +80,7 @@ def run_part(part: Part, most_failures: int = SHOWN) -> Tally:
     for number, (command, result) in enumerate(_worlds(part, tally)):
         tally.worlds[part.kind] += 1
         tally.doors += result.doors
+        tally.met += result.met
         tally.crashes += result.crashes
         tally.faults += result.faults
         if result.schedule and part.kind != "crash":
@@ -157,6 +160,7 @@ def told(tally: Tally, seconds: float) -> str:
         f"crash points    {sum(tally.points.values()):,}",
         f"interleavings   {len(tally.schedules):,} different",
         f"calls passed    {tally.doors:,}, {tally.crashes:,} crashes and {tally.faults:,} faults among them",
+        f"came by         {', '.join(f'{name} {count:,}' for name, count in sorted(tally.met.items()))}",
         f"seconds         {seconds:.0f}",
         f"failures        {len(tally.failures)}",
     ]

@@ -84,12 +84,25 @@ class _Entry:
     correction: dict[int, int] = field(default_factory=dict)
 
 
+class _Line(msgspec.Struct):
+    amount: int
+
+
+class _Frozen(msgspec.Struct):
+    lines: tuple[_Line, ...] = ()
+
+
 _decode = msgspec.json.Decoder(_Doc).decode
 
 
 def _doc(item: Mapping[str, Any]) -> _Doc:
     stored = item["doc"]
     return _decode(stored["S"] if "S" in stored else zlib.decompress(bytes(stored["B"])))
+
+
+def _frozen(item: Mapping[str, Any]) -> _Frozen:
+    stored = item["doc"]
+    return msgspec.json.decode(stored["S"] if "S" in stored else zlib.decompress(bytes(stored["B"])), type=_Frozen)
 
 
 def check(world: World) -> list[str]:
@@ -109,6 +122,7 @@ def check(world: World) -> list[str]:
     held = world.stripe.accounts[world.account].invoices
     found: list[str] = []
     found += _states(world)
+    found += _on_time(world)
     found += _unchanging(world)
     for sub in world.subscriptions:
         ledger = list(_ledger(world, sub))
@@ -120,6 +134,7 @@ def check(world: World) -> list[str]:
         found += _kept(world, sub, ledger)
         found += _counted(world, sub, ledger, own)
         found += _amounts(world, sub, life, ledger, own)
+        found += _dates(world, sub, stored, life)
         found += _finished(world, stored, sub, life, own, core)
     found += _collected(world, bills, held, core)
     return found
@@ -206,6 +221,11 @@ def _states(world: World) -> Iterator[str]:
             continue
         after = _doc(new)
         was = _doc(old) if old is not None else None
+        world.met[f"{entity} {after.status}"] += 1
+        world.met["credit carried"] += entity == "bill" and after.carry_out < 0
+        world.met["another draft"] += entity == "bill" and was is not None and after.attempt > was.attempt
+        world.met["late usage taken"] += entity == "bill" and bool(after.late)
+        world.met[f"payment {after.payment_state}"] += entity == "subscription" and bool(after.payment_state)
         reached = _reach(entity)
         if after.status not in reached or (was is not None and after.status not in reached[was.status]):
             yield f"{sk}: {was.status if was else 'nothing'} became {after.status}"
@@ -437,6 +457,43 @@ def _due(bill: _Doc) -> datetime:
     return (bill.edge or datetime.max.replace(tzinfo=UTC)) + timedelta(hours=24)
 
 
+def _dates(world: World, sub: str, stored: _Doc, life: Life) -> Iterator[str]:
+    """No bill is claimed before its time, and the to-do list says when the next thing is to be done."""
+    previous: datetime | None = None
+    for change in world.dynamodb.changes(CORE):
+        if change.event != "INSERT" or str(change.keys["pk"]["S"]) != f"SUB#{sub}":
+            continue
+        if not str(change.keys["sk"]["S"]).startswith("BILL#") or "doc" not in (change.new or {}):
+            continue
+        edge = _doc(change.new or {}).edge
+        if edge is None:
+            continue
+        due = life.due(previous, edge)
+        if change.at < due:
+            yield f"the bill of {edge} was claimed at {change.at}, due is {due}"
+        previous = edge
+    dates = [each for each in (stored.cancel_at, stored.change.at if stored.change else None) if each is not None]
+    if stored.next_edge is not None:
+        dates.append(life.due(previous, stored.next_edge))
+    if stored.due_at != min(dates, default=None):
+        yield f"{sub} stands in the to-do list at {stored.due_at}, due is {min(dates, default=None)}"
+
+
+def _on_time(world: World) -> Iterator[str]:
+    """What was answered as late came after a bill that closed its day."""
+    claims = [
+        (change.at, _doc(change.new or {}).edge)
+        for change in world.dynamodb.changes(CORE)
+        if change.event == "INSERT" and str(change.keys["sk"]["S"]).startswith("BILL#") and "doc" in (change.new or {})
+    ]
+    for batch in world.batches:
+        if batch.late_at is None:
+            continue
+        first = min(each.at for each in batch.events)
+        if not any(at <= batch.late_at and edge is not None and edge > first for at, edge in claims):
+            yield f"batch {batch.number} was late at {batch.late_at}, and no bill had closed its days"
+
+
 def _life(world: World, stored: _Doc) -> Life:
     """The spans that were decided, in the model's words: whatever was decided, this is what it costs."""
     tariffs = {"plan_1": world.tariff, "plan_2": prices.other_than(world.tariff)}
@@ -465,6 +522,13 @@ def _collected(
     records = {item["pk"]["S"]: _doc(item) for item in core if item["sk"]["S"] == "INVOICE"}
     by_stripe = {record.stripe_id: record for record in records.values()}
     ours = {_name(sub, bill): bill for sub, pairs in bills.items() for bill, _ in pairs}
+    frozen = {
+        f"{item['pk']['S'].removeprefix('SUB#')}.{datetime.fromisoformat(item['sk']['S'][6:]):%Y%m%dT%H%M%SZ}": _frozen(
+            item
+        )
+        for item in core
+        if item["sk"]["S"].startswith("LINES#")
+    }
     for name, invoices in final.items():
         if len(invoices) > 1:
             yield f"{name} has {len(invoices)} finalized invoices"
@@ -473,7 +537,7 @@ def _collected(
             yield f"Stripe has an invoice of {name or 'nobody'}, which is no bill of ours"
             continue
         for invoice in invoices:
-            yield from _agrees(world, name, bill, invoice, by_stripe.get(invoice["id"]))
+            yield from _agrees(world, name, bill, frozen[name], invoice, by_stripe.get(invoice["id"]))
     for name, bill in ours.items():
         if bill.status in ("sent", "paid") and name not in final:
             yield f"{name} is {bill.status} and nothing is at Stripe"
@@ -484,7 +548,9 @@ def _collected(
     yield from _charged(world, final)
 
 
-def _agrees(world: World, name: str, bill: _Doc, invoice: dict[str, Any], record: _Doc | None) -> Iterator[str]:
+def _agrees(
+    world: World, name: str, bill: _Doc, frozen: _Frozen, invoice: dict[str, Any], record: _Doc | None
+) -> Iterator[str]:
     """One finalized invoice against its bill and our record of it."""
     if invoice["id"] != bill.invoice:
         yield f"{name} stored {bill.invoice}, Stripe finalized {invoice['id']}"
@@ -502,6 +568,10 @@ def _agrees(world: World, name: str, bill: _Doc, invoice: dict[str, Any], record
         yield f"{name}: paid at Stripe, {record.status} in our record"
     if invoice["status"] == "open" and not world.declined and not world.deauthorized:
         yield f"{name}: open at Stripe, nobody paid it"
+    held = sorted(line["amount"] for line in invoice["lines"]["data"])
+    sent = sorted(line.amount for line in frozen.lines if line.amount)
+    if held != sent:
+        yield f"{name}: Stripe's lines are {held}, frozen were {sent}"
     if record.amount != bill.subtotal:
         yield f"{name}: the record says {record.amount}, the bill {bill.subtotal}"
 

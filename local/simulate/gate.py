@@ -45,7 +45,8 @@ class Chances:
     """Between 0 and 1, at every door.
 
     `echo`: DynamoDB's answer is lost and the SDK sends the same call again, which finds its own write. `stall`: sleep
-    until all others are done, and `stalled` long on top.
+    until all others are done, and `stalled` long on top. `queue`: a message is refused, sent twice or late. `page`: a
+    page of a query ends early.
     """
 
     switch: float = 0.0
@@ -54,6 +55,8 @@ class Chances:
     crash: float = 0.0
     echo: float = 0.0
     stall: float = 0.0
+    queue: float = 0.0
+    page: float = 0.0
     stalled: timedelta = timedelta(hours=26)
 
 
@@ -112,10 +115,11 @@ class Gate:
             self.pass_("read", operation)
         if self._current == MAIN or not self.chances.dynamodb or self.rng.random() >= self.chances.dynamodb:
             return None
-        if operation not in WRITES and operation != "BatchGetItem":
-            return None
+        writes = operation in WRITES
+        if not writes and operation != "BatchGetItem" and self.rng.random() < 0.5:
+            return None  # reads are throttled too, less often
         self.faults += 1
-        code = "TransactionConflict" if self.rng.random() < 0.6 else "ThrottlingError"
+        code = "TransactionConflict" if writes and self.rng.random() < 0.6 else "ThrottlingError"
         positions = (0,)
         if operation == "TransactWriteItems":
             positions = (self.rng.randrange(len(request["TransactItems"])),)
@@ -139,9 +143,29 @@ class Gate:
             stored=stored,
         )
 
+    def queue_fault(self) -> str:
+        """What befalls a message on its way: "refused", "twice", "late", or nothing."""
+        if self._current == MAIN or not self.chances.queue or self.rng.random() >= self.chances.queue:
+            return ""
+        self.faults += 1
+        kind = self.rng.choice(("refused", "twice", "late"))
+        self._note(f"queue: {kind}")
+        return kind
+
+    def cut_page(self) -> int | None:
+        """After how many items a page ends, if it ends early."""
+        if self._current == MAIN or not self.chances.page or self.rng.random() >= self.chances.page:
+            return None
+        return self.rng.randint(1, 3)
+
     def quiet(self) -> None:
-        """From here on nothing fails any more."""
-        self.chances, self.crash_at = Chances(), 0
+        """From here on nothing fails any more. Pages may end anywhere all the same."""
+        self.chances, self.crash_at = Chances(page=self.chances.page), 0
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing fails any more: then whatever goes wrong is a finding."""
+        return not self.crash_at and self.chances == Chances(page=self.chances.page)
 
     def _note(self, what: str) -> None:
         if self.keep:
@@ -231,13 +255,15 @@ class Gate:
         dynamodb.on_call = lambda operation, request: self.pass_("before", _named(operation, request))
         dynamodb.after_call = lambda operation, request: self._answered(dynamodb, operation, request)
         dynamodb.inject = self.refuse
+        dynamodb.cut_page = self.cut_page
 
     def _answered(self, dynamodb: MemoryDynamoDB, operation: str, request: dict[str, Any]) -> None:
         self.pass_("after", _named(operation, request))
         if self._current == MAIN or self._echoing or not self.chances.echo or self.rng.random() >= self.chances.echo:
             return
-        if operation == "TransactWriteItems" or "ConditionExpression" not in request:
-            return  # the SDK's token makes a transaction one; what has no condition says the same again
+        adds = " ADD " in f" {request.get('UpdateExpression', '')}"
+        if operation == "TransactWriteItems" or not (adds or "ConditionExpression" in request):
+            return  # the SDK's token makes a transaction one; what neither asks nor adds says the same again
         self.faults += 1
         self._note(f"answer lost, sent again: {_named(operation, request)}")
         self._echoing = True

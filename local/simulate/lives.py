@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 from local.simulate import prices
 from local.simulate.prices import Tariff
+
+GRACE = timedelta(hours=24)
+WRITTEN = timedelta(minutes=5)
 
 type Used = Callable[[Tariff, datetime, datetime], Mapping[date, int]]
 
@@ -67,6 +70,19 @@ class Life:
         if self.end is not None and any(span.tariff is not None and span.start < self.end for span in self.spans):
             found.add(self.end)
         return sorted(each for each in found if each < before)
+
+    def due(self, previous: datetime | None, edge: datetime) -> datetime:
+        """When the bill at `edge` may be made: a day later where usage is in it, at once where none is.
+
+        The last one waits until no usage is accepted any more and what was accepted is written.
+        """
+        if self.end is not None and edge >= self.end:
+            day_over = datetime(edge.year, edge.month, edge.day, tzinfo=UTC) + timedelta(days=1)
+            if edge == day_over - timedelta(days=1):
+                day_over = edge
+            return max(self.end + GRACE, day_over) + WRITTEN
+        closes = any(self.stretches(previous or self.spans[0].start, edge))
+        return edge + GRACE if closes else edge
 
     def granted(self, tariff: Tariff, start: datetime) -> int:
         """Extra allowance in the month of a stretch."""

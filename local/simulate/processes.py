@@ -79,11 +79,15 @@ def put_away() -> Callable[[], None]:
 
 @dataclass
 class Processes:
-    """The functions as the workers of one world call them. `worker` answers who is asking."""
+    """The functions as the workers of one world call them.
+
+    `worker` answers who is asking; `judge` raises what ended a message's handling where no fault explains it.
+    """
 
     seed: int
     worker: Callable[[], int]
     now: Callable[[], datetime]
+    judge: Callable[[BaseException | None], None]
     metrics: Counter[str] = field(default_factory=Counter)
     _known: set[tuple[str, int]] = field(default_factory=set)
     _requests: int = 0
@@ -123,7 +127,7 @@ class Processes:
         except BatchProcessingError:
             failed = set(range(len(messages)))
         for _, error, _ in self.module(function).processor.exceptions if failed else ():
-            raise_unexpected(error)
+            self.judge(error)
         return failed
 
     def request(
@@ -186,13 +190,13 @@ class Processes:
         }
 
 
-def raise_unexpected(error: BaseException | None) -> None:
-    """Let pass what faults explain; raise anything else, which is a finding of its own."""
+def raise_unexpected(error: BaseException | None, *, quiet: bool = False) -> None:
+    """Let pass what faults explain; raise anything else, which is a finding. `quiet`: nothing fails any more."""
     from botocore.exceptions import ClientError
 
     from monetize.domain.errors import Refusal
 
-    if error is not None and not isinstance(error, (ClientError, functions.Crash, Refusal)):
+    if error is not None and (quiet or not isinstance(error, (ClientError, functions.Crash, Refusal))):
         raise error
 
 

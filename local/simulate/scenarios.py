@@ -1,6 +1,8 @@
 """What is tried: every crash point of every flow, two and three workers beside each other, and everything at once."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
@@ -12,6 +14,7 @@ from local.simulate.gate import Chances, Crash
 from local.simulate.prices import TARIFFS
 from local.simulate.processes import Caller, Message, raise_unexpected
 from local.simulate.world import PUBLISHER, SOURCE, START, SUBSCRIBER, Batch, Sent, Wish, World, build, usage
+from local.stripe_emulator.refusals import Refusal
 
 FIRST, SECOND = datetime(2026, 2, 1, tzinfo=UTC), datetime(2026, 3, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -31,6 +34,7 @@ class Result:
     schedule: bytes = b""
     story: list[str] = field(default_factory=list)
     extra: str = ""
+    met: Counter[str] = field(default_factory=Counter)
 
 
 def result(kind: str, made: World, found: list[str], extra: str = "") -> Result:
@@ -46,6 +50,7 @@ def result(kind: str, made: World, found: list[str], extra: str = "") -> Result:
         blake2b(repr(gate.schedule).encode(), digest_size=8).digest(),
         [f"{door.worker:>2} {door.when:<6} {door.name}" for door in gate.told[-STORY:]],
         extra,
+        made.met,
     )
 
 
@@ -79,8 +84,10 @@ def at_second_end(seed: int, **how: Any) -> World:
     """January was billed, usage of it came late, February was used; the bill at its end is due since a minute."""
     made = at_month_end(seed, **how)
     made.settle(FIRST + timedelta(days=2))
-    for batch in usage(made, START + timedelta(hours=1), FIRST - MINUTE, 1, tag="l"):
-        made.send(batch)
+    on_its_way = made.rng.random() < 0.5  # then somebody sends it beside the bill that is to take it
+    for batch in usage(made, FIRST - timedelta(days=3), FIRST - MINUTE, 1, tag="l"):
+        if not on_its_way:
+            made.send(batch)
     for batch in usage(made, FIRST, SECOND - MINUTE, 1, tag="b"):
         made.clock.move_to(max(each.at for each in batch.events))
         made.send(batch)
@@ -100,9 +107,25 @@ def at_mid_month(seed: int, **how: Any) -> World:
     return made
 
 
+def at_sent(seed: int, **how: Any) -> World:
+    """January's bill was just sent; some cards were declined; Stripe's events are under way, all of them."""
+    made = at_month_end(seed, **how)
+    made.stripe.webhooks.fate = lambda _: (timedelta(0),) * made.rng.choice((1, 1, 2))
+    declined = made.rng.random() < 0.5
+    if declined:
+        made.stripe.set_card_outcome(made.account, made.card, "insufficient_funds")
+    made.gate.solo(lambda: _bill(made))
+    made.stripe.set_card_outcome(made.account, made.card, "succeed")
+    if made.rng.random() < 0.5:
+        made.gate.solo(_hearing(made))
+    return made
+
+
 def _webhooks(made: World) -> None:
     """Some worlds hear all of Stripe's events, most hear hardly any: the to-do list has to do without them."""
-    heard = made.rng.choice((0.0, 0.0, 0.05, 0.3))
+    heard = made.rng.choice((0.0, 0.0, 0.05, 0.3, 1.0))
+    made.hourly = made.rng.random() < 0.2
+    made.gate.chances.page = made.rng.choice((0.0, 0.0, 0.5))
 
     def fate(_event: Any) -> Sequence[timedelta]:
         draw = made.rng.random()
@@ -511,6 +534,8 @@ def together(seed: int, workers: int = 2, *, keep: bool = False) -> Result:
         crash=rng.choice((0.0, 0.0, 0.0, 0.03)),
         echo=rng.choice((0.0, 0.0, 0.1)),
         stall=rng.choice((0.0, 0.0, 0.0, 0.02)),
+        queue=rng.choice((0.0, 0.0, 0.2)),
+        page=made.gate.chances.page,
     )
     return _run(f"workers {workers}", made, jobs)
 
@@ -534,6 +559,7 @@ def everything(seed: int, *, keep: bool = False) -> Result:
     if rng.random() < 0.2:
         for body in ({"kind": "bill", "id": "nonsense"}, {"kind": "subscription", "id": "sub_none"}):
             made.queue.append(Message(body, made.clock.now()))
+            made.poisoned = True
     silent = rng.random() < 0.25
     if silent:
         made.webhooks = False
@@ -547,8 +573,10 @@ def everything(seed: int, *, keep: bool = False) -> Result:
             crash=rng.choice((0.0, 0.02, 0.05)),
             echo=rng.choice((0.0, 0.1, 0.3)),
             stall=rng.choice((0.0, 0.02)),
+            queue=rng.choice((0.0, 0.1, 0.3)),
+            page=rng.choice((0.0, 0.5)),
         )
-        jobs = [*_jobs(made, 2), made.tick]
+        jobs = [*_jobs(made, 2), made.tick, *rng.sample((_hearing(made), _applying(made), made.reconcile), 2)]
         if made.queue:
             jobs.append(_messages(made))
         surprises += _surprised(made.gate.run(jobs))
@@ -571,18 +599,52 @@ def everything(seed: int, *, keep: bool = False) -> Result:
     return result("everything", made, found)
 
 
-def _messages(made: World) -> Callable[[], object]:
-    """A worker that takes what is in the queue; what fails stays there, and another one may have it too."""
+def _worker(made: World, queue: list[Message], function: str, most: int) -> Callable[[], object]:
+    """A worker that takes what is in a queue; what fails stays there, and another one may have it too."""
 
     def work() -> None:
         tried: list[Message] = []
-        while ready := [
-            message for message in made.queue if message.at <= made.clock.now() and not _among(message, tried)
-        ][:5]:
+        while ready := [message for message in queue if message.at <= made.clock.now() and not _among(message, tried)][
+            :most
+        ]:
             tried += ready
-            failed = made.processes.take("bill_subscription", ready)
+            failed = made.processes.take(function, ready)
             done = [message for at, message in enumerate(ready) if at not in failed]
-            made.queue[:] = [message for message in made.queue if not _among(message, done)]
+            queue[:] = [message for message in queue if not _among(message, done)]
+
+    return work
+
+
+def _messages(made: World) -> Callable[[], object]:
+    """A worker of the billing queue."""
+    return _worker(made, made.queue, "bill_subscription", 5)
+
+
+def _applying(made: World) -> Callable[[], object]:
+    """A worker of Stripe's events."""
+    return _worker(made, made.events, "apply_stripe_event", 10)
+
+
+def _hearing(made: World) -> Callable[[], object]:
+    """Stripe delivers what is due, one by one; another delivery of the same event may be under way."""
+
+    def work() -> None:
+        for delivery in made.stripe.due_deliveries() if made.webhooks else ():
+            made.stripe.deliver(delivery, made.receive(delivery.body, delivery.headers["Stripe-Signature"]))
+
+    return work
+
+
+def _paying(made: World) -> Callable[[], object]:
+    """The subscriber pays an open invoice on Stripe's page."""
+
+    def work() -> None:
+        for invoice in made.stripe.accounts[made.account].invoices.values():
+            if invoice["status"] == "open":
+                with suppress(Refusal):  # declined: a person sees it and goes
+                    made.stripe.pay_by_hand(made.account, invoice["id"])
+                    made.met["paid by hand"] += 1
+                return
 
     return work
 
@@ -592,7 +654,9 @@ def _among(message: Message, others: Sequence[Message]) -> bool:
 
 
 def _moment(seed: int) -> World:
-    draw = seed % 12
+    draw = seed % 14
+    if draw >= 12:
+        return at_sent(seed)
     if draw >= 10:
         return at_mid_month(seed)
     if draw < 2:
@@ -613,6 +677,8 @@ def _jobs(made: World, workers: int, *, half_way: bool = False) -> list[Callable
     deciding = made.clock.now() < FIRST
     if deciding:
         jobs = [_decision(made)]
+    elif made.seed % 14 >= 12:
+        jobs = [rng.choice((_applying(made), _hearing(made), lambda: _tick(made)))]
     while len(jobs) < workers:
         draw = rng.random()
         if rng.random() < (0.5 if deciding else 0.15):
@@ -629,8 +695,10 @@ def _jobs(made: World, workers: int, *, half_way: bool = False) -> list[Callable
             if batch is None:
                 batch = _straddling(made, edge)
             jobs.append(lambda batch=batch: made.send(batch))  # type: ignore[misc]
-        elif draw < 0.9 and now > FIRST:
+        elif draw < 0.85 and now > FIRST:
             jobs.append(made.compact)
+        elif draw < 0.93:
+            jobs.append(rng.choice((_hearing(made), _applying(made), _paying(made), made.reconcile)))
         else:
             jobs.append(lambda: _tick(made))
     rng.shuffle(jobs)

@@ -6,7 +6,8 @@ the Stripe emulator.
 
 import os
 import pickle
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -18,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+from botocore.exceptions import ClientError
 
 from local import template
 from local.clock import Clock
@@ -35,6 +37,7 @@ from local.stripe_emulator.transport import EmulatorHTTPClient, client_for
 ROOT = Path(__file__).resolve().parents[2]
 START = datetime(2026, 1, 10, 9, 30, tzinfo=UTC)
 TICK = timedelta(minutes=15)
+HOUR = timedelta(hours=1)
 AFTER_LEASE = timedelta(hours=3, minutes=1)
 PUBLISHER, SUBSCRIBER, SOURCE = "acme", "dev", "/gateway"
 GATEWAY = Caller("gate", PUBLISHER, "gateway")
@@ -90,6 +93,7 @@ class Batch:
     key: str = ""
     done: bool = False
     refused: frozenset[str] = frozenset()  # events that came after their subscription's end
+    late_at: datetime | None = None  # when it was answered that some of it came late
     answers: int = 0
 
 
@@ -136,18 +140,29 @@ class Sqs:
     def send_message(self, **request: Any) -> dict[str, Any]:
         """One."""
         self._gate.pass_("before", f"SendMessage {request['MessageBody']}")
-        at = self._clock.now() + timedelta(seconds=request.get("DelaySeconds", 0))
-        self._taken(request["QueueUrl"], request["MessageBody"], request.get("MessageGroupId", ""), at)
+        delay = timedelta(seconds=request.get("DelaySeconds", 0))
+        if not self._placed(request, request["QueueUrl"], delay):
+            raise ClientError({"Error": {"Code": "ServiceUnavailable", "Message": ""}}, "SendMessage")
         self._gate.pass_("after", "SendMessage")
         return {}
 
     def send_message_batch(self, **request: Any) -> dict[str, Any]:
         """Up to ten."""
         self._gate.pass_("before", "SendMessageBatch")
-        for entry in request["Entries"]:
-            self._taken(request["QueueUrl"], entry["MessageBody"], entry["MessageGroupId"], self._clock.now())
+        failed = [each for each in request["Entries"] if not self._placed(each, request["QueueUrl"])]
         self._gate.pass_("after", "SendMessageBatch")
-        return {}
+        return {"Failed": [{"Id": each["Id"]} for each in failed]} if failed else {}
+
+    def _placed(self, sent: Mapping[str, Any], queue: str, delay: timedelta = timedelta(0)) -> bool:
+        fault = self._gate.queue_fault()
+        if fault == "refused":
+            return False
+        if fault == "late":
+            delay += timedelta(minutes=self._gate.rng.randrange(1, 90))
+        at = self._clock.now() + delay
+        for _ in range(2 if fault == "twice" else 1):
+            self._taken(queue, sent["MessageBody"], sent.get("MessageGroupId", ""), at)
+        return True
 
 
 @dataclass
@@ -171,6 +186,9 @@ class World:
     webhooks: bool = True
     deauthorized: bool = False
     declined: bool = False
+    poisoned: bool = False
+    hourly: bool = False  # the schedule ticks every hour, whatever is due
+    met: Counter[str] = field(default_factory=Counter)  # what this world came by
     customer: str = ""
     card: str = ""
     quiet_since: datetime | None = None  # since when nothing fails any more
@@ -193,6 +211,15 @@ class World:
             raise ValueError("nothing will be due")
         self.clock.move_to(due)
         return self.clock.now()
+
+    def judge(self, error: BaseException | None) -> None:
+        """Raise what ended a worker where nothing explains it. When all is quiet hardly anything does."""
+        from monetize.domain.errors import Refusal
+
+        explained = self.deauthorized or self.poisoned or self.gate.stored
+        if isinstance(error, Refusal) and explained:
+            return
+        raise_unexpected(error, quiet=self.gate.is_quiet)
 
     # --- what workers do ---
 
@@ -238,6 +265,7 @@ class World:
             ):
                 raise AssertionError(f"batch {batch.number} was refused: {[each['code'] for each in told['rejected']]}")
             batch.done = True
+            batch.late_at = self.clock.now() if told["late"] else None
             batch.refused = frozenset(refused)
         elif answer.status != HTTPStatus.SERVICE_UNAVAILABLE:
             raise AssertionError(f"batch {batch.number} was answered {answer.status} {told}")
@@ -302,7 +330,7 @@ class World:
                 nonlocal status
                 status = self.receive(given.body, given.headers["Stripe-Signature"])
 
-            raise_unexpected(self.gate.solo(hear))
+            self.judge(self.gate.solo(hear))
             self.stripe.deliver(delivery, status)
         return done
 
@@ -310,7 +338,9 @@ class World:
         """Process what is visible in both queues until nothing is; what fails comes back, four times at most."""
         done = 0
         for queue, function, most in ((self.events, "apply_stripe_event", 10), (self.queue, "bill_subscription", 5)):
-            while ready := [message for message in queue if message.at <= self.clock.now()][:most]:
+            while ready := [message for message in queue if message.at <= self.clock.now()]:
+                self.rng.shuffle(ready)
+                ready = ready[:most]
                 done += len(ready)
                 for message in ready:
                     message.receives += 1
@@ -320,10 +350,11 @@ class World:
                     nonlocal failed
                     failed = self.processes.take(function, ready)
 
-                raise_unexpected(self.gate.solo(take))
+                self.judge(self.gate.solo(take))
                 for at, message in enumerate(ready):
                     if at not in failed or message.receives >= RECEIVES:
-                        queue.remove(message)
+                        queue[:] = [each for each in queue if each is not message]
+                        self.met["dead letter"] += at in failed
                     else:
                         message.at = self.clock.now() + timedelta(minutes=6)
         return done
@@ -340,10 +371,10 @@ class World:
                         raise ended
             for wish in self.wishes:
                 while not wish.status:
-                    raise_unexpected(self.gate.solo(lambda wish=wish: self.ask(wish)))  # type: ignore[misc]
+                    self.judge(self.gate.solo(lambda wish=wish: self.ask(wish)))  # type: ignore[misc]
                     if not wish.status:  # its key is in use until the invocation that died would have been over
                         self.clock.advance(timedelta(milliseconds=TIME_LEFT))
-            raise_unexpected(self.gate.solo(self.tick))
+            self.judge(self.gate.solo(self.tick))
             while self.deliver() + self.drain():
                 pass
             following = self._following(until)
@@ -362,7 +393,7 @@ class World:
             near.append(max(due, now))
         for kind, at in due_entries(self.dynamodb):
             if at <= now:
-                near.append(now + AFTER_LEASE)
+                near.append(now + (HOUR if self.hourly else AFTER_LEASE))
             elif kind != "SUBSCRIPTION" or (until is not None and at <= until):
                 near.append(at)
         return min(near, default=None)
@@ -533,7 +564,7 @@ def prepared(tariff: Tariff, subscriptions: int, opened: bool) -> Prepared:
         table.view = "NEW_AND_OLD_IMAGES"
         table.changes.clear()
     if opened and tariff.ahead:
-        processes = Processes(0, lambda: 0, clock.now)
+        processes = Processes(0, lambda: 0, clock.now, raise_unexpected)
         wiring.override(
             clock=clock,
             ids=Ids(0),
@@ -576,10 +607,12 @@ def build(seed: int, tariff: Tariff | None = None, *, opened: bool = True, subsc
         stripe,
         base.account,
         tuple(f"sub_{number + 1}" for number in range(subscriptions)),
-        Processes(seed, lambda: gate.worker, clock.now),
+        Processes(seed, lambda: gate.worker, clock.now, raise_unexpected),
         customer=base.customer,
         card=base.card,
     )
+
+    world.processes.judge = world.judge
 
     def taken(queue: str, body: str, group: str, at: datetime) -> None:
         message = Message(msgspec.json.decode(body), at, group)
