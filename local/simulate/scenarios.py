@@ -19,6 +19,7 @@ from local.stripe_emulator.refusals import Refusal
 FIRST, SECOND = datetime(2026, 2, 1, tzinfo=UTC), datetime(2026, 3, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 STORY = 400
+WATCHED = ("Billing_subscription_waiting", "Billing_subscription_later", "Billing_bill_elsewhere", "EventsLate")
 
 
 @dataclass(slots=True)
@@ -40,6 +41,7 @@ class Result:
 def result(kind: str, made: World, found: list[str], extra: str = "") -> Result:
     """What is kept of a world."""
     gate = made.gate
+    made.met += Counter({name: int(made.processes.metrics[name]) for name in WATCHED})
     return Result(
         kind,
         made.seed,

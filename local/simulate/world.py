@@ -187,6 +187,7 @@ class World:
     deauthorized: bool = False
     declined: bool = False
     poisoned: bool = False
+    dead: list[tuple[list[Message], Message]] = field(default_factory=list)  # each with the queue it was taken from
     hourly: bool = False  # the schedule ticks every hour, whatever is due
     met: Counter[str] = field(default_factory=Counter)  # what this world came by
     customer: str = ""
@@ -354,15 +355,26 @@ class World:
                 for at, message in enumerate(ready):
                     if at not in failed or message.receives >= RECEIVES:
                         queue[:] = [each for each in queue if each is not message]
-                        self.met["dead letter"] += at in failed
+                        if at in failed:
+                            self.met["dead letter"] += 1
+                            self.dead.append((queue, message))
                     else:
                         message.at = self.clock.now() + timedelta(minutes=6)
         return done
+
+    def _redrive(self) -> None:
+        """Somebody moves dead letters back, once."""
+        for queue, message in self.dead:
+            self.met["redriven"] += 1
+            queue.append(Message(message.body, self.clock.now(), message.group))
+        self.dead = []
 
     def settle(self, until: datetime | None = None) -> None:
         """Nothing fails any more: redeliveries and ticks until nothing is left to do (or until an instant)."""
         self.gate.quiet()
         self.quiet_since = self.clock.now()
+        if self.seed % 2:
+            self._redrive()
         for _ in range(MOST_ROUNDS):
             for batch in self.batches:
                 if not batch.done and batch.answers >= 0 and _sendable(batch, self.clock.now()):
