@@ -368,7 +368,7 @@ def _amounts(world: World, sub: str, life: Life, ledger: list[_Entry], bills: li
         if took != set(bill.late):
             yield f"{_name(sub, bill)} says it took {sorted(bill.late)}, the ledger says {sorted(took)}"
         known = on_time + [
-            entry for entry in late if entry.taken_by and names.index(entry.taken_by) <= bills.index(bill)
+            entry for entry in late if entry.taken_by in names and names.index(entry.taken_by) <= bills.index(bill)
         ]
         owed = books.bill(
             edge,
