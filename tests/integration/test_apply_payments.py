@@ -208,6 +208,8 @@ def _with_something_to_tell(shop: Shop, kind: str) -> tuple[str, str]:
         about, hint = setup.id, "sub_new"
     elif kind == "account.updated":
         shop.stripe.restrict(shop.account, currently_due=["external_account"])
+    elif kind == "account.application.deauthorized":
+        shop.stripe.deauthorize(shop.account)
     while shop.stripe.webhooks.due(shop.now):
         pass
     return about, hint

@@ -14,6 +14,8 @@ from local.in_process import world_of
 from local.story import Offer, publish_offer
 from local.stripe_emulator.faults import Fault
 from local.system import System
+from monetize import wiring
+from monetize.adapters.dynamo import keys
 
 METERS = {"calls": {"name": "Requests", "event_type": "api.request", "unit": "calls"}}
 WSO2 = {"price": 1000, "max_daily_usage": 10, "overage_charge": "25", "overage_unit": 5, "meter": "{calls}"}
@@ -290,6 +292,46 @@ def test_an_account_that_is_restricted_is_shown_so_and_sells_nothing_new_until_i
     world.settle()
     assert call(system, "GET", "/monetization")[2]["stripe"]["charges_enabled"] is True
     story.subscribe(world, bob, offer, "App2", offer.gold_tier, "bob@globex.example")
+
+
+def test_what_stripe_changes_about_an_account_is_audited_as_done_there(system: System) -> None:
+    account, world = connected(system), world_of(system)
+    system.emulator.restrict(account, currently_due=["external_account"])
+    world.settle()
+    entries = audited(system)
+    (entry,) = [each for each in entries if each["action"] == "monetization.account"]
+    assert (entry["actor"], entry["before"]["charges_enabled"], entry["after"]["charges_enabled"]) == (
+        "stripe",
+        "true",
+        "false",
+    )
+    assert entry["after"]["requirements"] == "external_account"
+    system.emulator.restrict(account, currently_due=["external_account"])  # told again, and nothing changed
+    world.settle()
+    assert audited(system) == entries
+
+
+def audited(system: System) -> list[dict[str, Any]]:
+    month = f"{system.clock.now():%Y-%m}"
+    return [json.loads(item["doc"]["S"]) for item in wiring.core().query(keys.audit("acme", month).pk).items]
+
+
+@pytest.mark.parametrize("by_us", [False, True], ids=["left at Stripe", "let go here"])
+def test_hearing_late_that_an_account_left_does_not_disconnect_one_that_is_back(system: System, by_us: bool) -> None:
+    account = connected(system)
+    if by_us:
+        assert call(system, "DELETE", "/monetization")[0] == 200
+    else:
+        system.emulator.deauthorize(account)
+    while system.emulator.webhooks.due(system.clock.now()):
+        pass  # on its way
+    system.clock.move_to(system.clock.now() + timedelta(minutes=1))
+    fragment = come_back(system, authorize(system), account)
+    assert call(system, "POST", "/monetization/enable", {"completion": fragment["completion"]})[0] == 200
+    (late,) = [each for each in system.emulator.webhooks.events.values() if each.type.endswith(".deauthorized")]
+    system.emulator.webhooks.redeliver(late, system.clock.now())
+    world_of(system).settle()
+    assert call(system, "GET", "/monetization")[2]["status"] == "enabled"
 
 
 def test_no_answer_that_is_kept_for_repetition_holds_a_secret(system: System) -> None:

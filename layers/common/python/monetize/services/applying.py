@@ -171,9 +171,9 @@ def _expired(notice: Notice, now: datetime, ports: Ports) -> str | None:
     return "unchanged" if resumable is None else None
 
 
-def _account(notice: Notice, _now: datetime, ports: Ports) -> str | None:
+def _account(notice: Notice, now: datetime, ports: Ports) -> str | None:
     done = ports.payments.store.done(notice.id, "updated")
-    outcome = onboarding.account_updated(notice.account, ports.onboarding, also=(done,))
+    outcome = onboarding.account_updated(notice.account, now, ports.onboarding, also=(done,))
     return None if outcome == "updated" else outcome
 
 

@@ -16,6 +16,7 @@ from monetize.domain import states
 from monetize.domain.audit import AuditEntry
 from monetize.domain.catalog import Tier
 from monetize.domain.errors import (
+    AccountUnreachable,
     Conflict,
     Forbidden,
     Invalid,
@@ -293,26 +294,34 @@ def disconnect(person: Person, now: datetime, ports: Ports) -> Disconnected:
 def account_deauthorized(account: str, now: datetime, ports: Ports, also: Sequence[Any] = ()) -> str:
     """Stripe says that the account let us go: `disconnected`, else nothing was written: `unchanged`, `not_ours`.
 
-    `also` are further operations of the transaction that stores the effect.
+    Said late it is not true any more: a publisher may have connected again, so the account itself is asked. `also` are
+    further operations of the transaction that stores the effect.
     """
     publisher = _holder(account, ports)
     if publisher is None or publisher.stripe is None:
         return "not_ours"
-    if publisher.status != "enabled":
+    if publisher.status != "enabled" or _lets_us_in(account, ports):
         return "unchanged"
     disconnected = replace(
         publisher,
         status=states.PUBLISHER.move(publisher.status, "disconnect"),
         stripe=replace(publisher.stripe, deauthorized_at=now, charges_enabled=False),
     )
-    by_hand = Person(user="stripe", organization=publisher.id, plan="", auth_time=None)
     before = {"account": account}
-    entry = _entry(by_hand, "monetization.disconnect", publisher.id, now, ports, before=before)
+    entry = _entry(_stripe(publisher), "monetization.disconnect", publisher.id, now, ports, before=before)
     ports.publishers.save(disconnected, entry, also)
     return "disconnected"
 
 
-def account_updated(account: str, ports: Ports, also: Sequence[Any] = ()) -> str:
+def _lets_us_in(account: str, ports: Ports) -> bool:
+    try:
+        ports.provider.account(account)
+    except AccountUnreachable:
+        return False
+    return True
+
+
+def account_updated(account: str, now: datetime, ports: Ports, also: Sequence[Any] = ()) -> str:
     """Keep what we know of the account current: `updated`, else nothing was written: `unchanged`, `not_ours`.
 
     `also` are further operations of the transaction that stores the effect.
@@ -331,8 +340,32 @@ def account_updated(account: str, ports: Ports, also: Sequence[Any] = ()) -> str
     )
     if link == publisher.stripe:
         return "unchanged"
-    ports.publishers.save(replace(publisher, stripe=link), None, also)
+    entry = _entry(
+        _stripe(publisher),
+        "monetization.account",
+        publisher.id,
+        now,
+        ports,
+        before=_told(publisher.stripe, link),
+        after=_told(link, publisher.stripe),
+    )
+    ports.publishers.save(replace(publisher, stripe=link), entry, also)
     return "updated"
+
+
+def _told(link: StripeLink, other: StripeLink) -> dict[str, str]:
+    """What an audit says of an account that changed: what it may do; the business's own name stays out."""
+    changed = [name for name in ("name", "country", "currency") if getattr(link, name) != getattr(other, name)]
+    return {
+        "charges_enabled": str(link.charges_enabled).lower(),
+        "requirements": ", ".join(link.requirements),
+        "changed": ", ".join(changed),
+    }
+
+
+def _stripe(publisher: Publisher) -> Person:
+    """Whoever did it at Stripe."""
+    return Person(user="stripe", organization=publisher.id, plan="", auth_time=None)
 
 
 def sweep(now: datetime, ports: Ports) -> int:
