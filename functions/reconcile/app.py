@@ -38,14 +38,12 @@ def get_reconciliation() -> Response[ReconciliationResponse]:
 def post_reconciliation(body: ReconcileRequest) -> Response[ReconciliationResponse]:
     caller = resolver.who(app, PUBLISHER_ADMIN)
     now, until = wiring.clock().now(), time.monotonic() + ON_DEMAND_SECONDS
-    after = from_cursor(body.after)
-    begun = Report(publisher=caller.organization, started_at=now, after=after) if after is not None else None
-    report = reconciling.reconcile(
-        caller.organization, now, lambda: time.monotonic() < until, wiring.reconciling(), begun=begun
+    report, cursor = reconciling.on_demand(
+        caller.organization, now, lambda: time.monotonic() < until, wiring.reconciling(), cursor=from_cursor(body.after)
     )
     _measure(report)
     answer = ReconciliationResponse.of(report)
-    return resolver.reply(answer.model_copy(update={"after": to_cursor(report.after)}))
+    return resolver.reply(answer.model_copy(update={"after": to_cursor(cursor)}))
 
 
 def _measure(report: Report) -> None:
@@ -78,7 +76,12 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         return context.get_remaining_time_in_millis() > RESERVE_MILLISECONDS
 
     resume = event["reconcile"] == "resume"
-    reports = reconciling.reconcile_all(wiring.clock().now(), left, wiring.reconciling(), resume_only=resume)
+    try:
+        reports = reconciling.reconcile_all(wiring.clock().now(), left, wiring.reconciling(), resume_only=resume)
+    except reconciling.Broken as broken:
+        for report in broken.reports:
+            _measure(report)
+        raise
     for report in reports:
         _measure(report)
     return {"accounts": len(reports), "finished": not reports or reports[-1].after is None}

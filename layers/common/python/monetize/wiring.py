@@ -120,6 +120,17 @@ def billing_queue() -> Any:
 
 
 @part
+def stripe_http() -> Any:
+    """How requests to Stripe travel, counted."""
+    import stripe
+
+    from monetize.adapters.stripe import client
+
+    base = load().stripe_api_base or stripe.DEFAULT_API_BASE
+    return client.Counted(_parts.get("stripe_http") or client.transport(client.session(base)))
+
+
+@part
 def stripe() -> Any:
     """Stripe's client, with the platform's key."""
     from monetize.adapters.stripe import client
@@ -129,7 +140,7 @@ def stripe() -> Any:
         parameters().secret(config.stripe_key_parameter),
         api_base=config.stripe_api_base,
         connect_base=config.stripe_connect_base,
-        http_client=_parts.get("stripe_http"),
+        http_client=stripe_http(),
     )
 
 
@@ -470,7 +481,13 @@ def reconciling() -> Any:
     from monetize.services.reconciling import Ports
 
     ours = payments()
-    return Ports(store=ReconciliationTable(core()), provider=ours.provider, products=stripe_products, payments=ours)
+    return Ports(
+        store=ReconciliationTable(core()),
+        provider=ours.provider,
+        products=stripe_products,
+        payments=ours,
+        requests=lambda: int(stripe_http().requests),
+    )
 
 
 @part

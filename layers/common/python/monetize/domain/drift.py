@@ -54,6 +54,8 @@ class Report:
     money: tuple[tuple[str, int], ...] = ()  # at stake, by currency
     findings: tuple[Finding, ...] = ()
     after: str | None = None
+    stalls: int = 0  # how often in a row it did not come further than `after`
+    on_demand: bool = False  # asked for by its publisher, not the daily one
     rev: int = 0
 
     @property
@@ -92,10 +94,7 @@ def stale(invoice: Invoice, found: Collected) -> str:
     }
     theirs = {name: getattr(found, name) for name in ours}
     theirs["attempts"] = max(found.attempts, invoice.attempts)
-    told = [f"{name} {ours[name]} is {theirs[name]} there" for name in ours if ours[name] != theirs[name]]
-    if found.disputed and not invoice.disputed:
-        told.append("disputed there")
-    return ", ".join(told)
+    return ", ".join(f"{name} {ours[name]} is {theirs[name]} there" for name in ours if ours[name] != theirs[name])
 
 
 def lines_differ(invoice: Invoice, content: BillLines | None, found: Collected) -> Iterator[Finding]:

@@ -48,9 +48,11 @@ from monetize.services.billing import charging, invoice_id, split_bill_id
 from monetize.services.subscription_access import until_unchanged
 
 WINDOW: Final = timedelta(days=100)  # how far back; what is older and still owed is asked for one by one
-PAGE: Final = 100
+SETTLING: Final = timedelta(days=7)  # an invoice of many lines is read whole in its first days: lines never change
+MOST_STALLS: Final = 2  # times more that Stripe is asked for one that it did not answer for; then it is left out
 BEGINNING: Final = "PLAN#"  # products first, by plan; then subscribers, by their first subscription
 SUBSCRIBERS: Final = "SUB#"
+DISPUTES: Final = "SUB#~"  # at the end, after the last subscription
 
 
 class Store(Protocol):
@@ -72,6 +74,7 @@ class Store(Protocol):
     ) -> None: ...
     def report(self, pub: str) -> Report | None: ...
     def interrupted(self) -> Report | None: ...
+    def begun(self, pub: str) -> Report | None: ...
     def save(self, report: Report) -> None: ...
     def forget(self, report: Report) -> None: ...
 
@@ -83,6 +86,7 @@ class Provider(Protocol):
     def customer(self, account: str, customer: str) -> FoundCustomer: ...
     def invoices_of(self, account: str, customer: str, since: datetime) -> Iterator[Collected]: ...
     def given_back(self, account: str, customer: str, since: datetime) -> dict[str, tuple[int, bool]]: ...
+    def disputes(self, account: str, since: datetime) -> Iterator[tuple[str, str]]: ...
     def lines(self, account: str, invoice: str) -> tuple[InvoiceLine, ...]: ...
     def product_live(self, account: str, product: str) -> bool: ...
     def delete_draft(self, account: str, invoice: str) -> None: ...
@@ -96,26 +100,33 @@ class Products(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What reconciling works with."""
+    """What reconciling works with. `requests`: how many were made to the provider so far."""
 
     store: Store
     provider: Provider
     products: Callable[[], Products]
     payments: payments.Ports
+    requests: Callable[[], int]
+
+
+class Broken(Exception):
+    """Something went wrong that nobody foresaw. The rest was compared and stored: `reports`; the cause is attached."""
+
+    def __init__(self, reports: list[Report]) -> None:
+        super().__init__("Some could not be compared.")
+        self.reports = reports
 
 
 @dataclass(slots=True)
 class _Pass:
-    """One pass while it runs: the report as far as it came, and the requests made."""
+    """One pass while it runs: the report as far as it came, and what went wrong."""
 
     publisher: Publisher
     account: str
     now: datetime
     ports: Ports
     report: Report
-
-    def read(self, requests: int = 1) -> None:
-        self.report = replace(self.report, reads=self.report.reads + requests)
+    failures: list[Exception]
 
     def tell(self, kind: str, subject: str, detail: str, outcome: str, money: int = 0, currency: str = "") -> None:
         found = Finding(kind=kind, subject=subject, detail=detail, outcome=outcome, money=money, currency=currency)
@@ -125,35 +136,79 @@ class _Pass:
 def reconcile_all(now: datetime, left: Callable[[], bool], ports: Ports, *, resume_only: bool = False) -> list[Report]:
     """Every connected account, or as many as time allows: then the next call goes on where this one stopped.
 
-    `resume_only`: nothing at all, unless a pass ran out of time.
+    `resume_only`: nothing at all, unless a pass ran out of time. Broken, at the end, when something did break.
     """
     waiting = ports.store.interrupted()
     if waiting is None and resume_only:
         return []
     done: list[Report] = []
+    failures: list[Exception] = []
+
+    def finished(publisher: str, begun: Report | None = None) -> bool:
+        """Compare one account. An odd one, or one that nobody can compare with any more, is no reason to stop."""
+        try:
+            done.append(reconcile(publisher, now, left, ports, begun=begun))
+        except NotFound:  # the index of connected accounts is seconds behind
+            return True
+        except Broken as broken:
+            done.extend(broken.reports)
+            failures.append(broken)
+        except Exception as unforeseen:  # noqa: BLE001 # raised when everybody else was compared
+            failures.append(unforeseen)
+            return True
+        return done[-1].after is None
+
+    last = ""
     if waiting is not None:
+        last = waiting.publisher
         ports.store.save(waiting)  # taken up; it stays until it is done, so that a crash loses no place
-        done += _unless_left(waiting.publisher, now, left, ports, begun=replace(waiting, rev=0))
-        if done and done[-1].after is not None:
+        if not finished(last, replace(waiting, rev=0)):
             ports.store.save(replace(done[-1], rev=waiting.rev + 1))
-            return done
+            return _unless(failures, done)
         ports.store.forget(replace(waiting, rev=waiting.rev + 1))
-    for publisher in ports.store.connected("" if waiting is None else waiting.publisher):
-        done += _unless_left(publisher, now, left, ports)
-        if done and done[-1].after is not None:
+    for publisher in ports.store.connected(last):
+        if not finished(publisher):
             ports.store.save(done[-1])
             break
+    return _unless(failures, done)
+
+
+def _unless(failures: list[Exception], done: list[Report]) -> list[Report]:
+    if failures:
+        raise Broken(done) from ExceptionGroup("reconciliation", failures)
     return done
 
 
-def _unless_left(
-    publisher: str, now: datetime, left: Callable[[], bool], ports: Ports, *, begun: Report | None = None
-) -> list[Report]:
-    """The index of connected accounts is seconds behind: nobody to compare with is no reason to stop."""
+def on_demand(
+    publisher: str, now: datetime, left: Callable[[], bool], ports: Ports, *, cursor: str | None = None
+) -> tuple[Report, str | None]:
+    """A publisher's own pass: what it found so far, and the cursor to go on with, None at its end.
+
+    A pass that runs out of time is kept, with its findings; the cursor says which pass it is, never where it stands.
+    Invalid `bad_cursor` for one that is over, or that another has taken the place of.
+    """
+    waiting = ports.store.begun(publisher)
+    if cursor is not None and (waiting is None or cursor != waiting.started_at.isoformat()):
+        raise Invalid("bad_cursor", "This pass is over. Read what it found, or begin another.")
+    begun = Report(publisher=publisher, started_at=now, on_demand=True) if cursor is None else waiting
+    if begun is None:
+        raise Invalid("bad_cursor", "This pass is over. Read what it found, or begin another.")
     try:
-        return [reconcile(publisher, now, left, ports, begun=begun)]
-    except NotFound:
-        return []
+        report = reconcile(publisher, now, left, ports, begun=begun)
+    except Broken as broken:
+        _keep(broken.reports[0], waiting, ports)
+        raise
+    return report, _keep(report, waiting, ports)
+
+
+def _keep(report: Report, waiting: Report | None, ports: Ports) -> str | None:
+    """What is not at its end is kept in the place of what waited; answers its cursor."""
+    if report.after is not None:
+        ports.store.save(replace(report, rev=waiting.rev if waiting is not None else 0))
+        return report.started_at.isoformat()
+    if waiting is not None:
+        ports.store.forget(waiting)
+    return None
 
 
 def reconcile(
@@ -162,31 +217,49 @@ def reconcile(
     """One publisher's account, from the start or from where a pass stopped. NotFound for one without an account.
 
     The report is stored when it says something new; `after` in the answer says that time ran out, or that Stripe does
-    not answer now. What cannot be compared is reported, and the rest goes on.
+    not answer now: where it does not for the same subscriber time after time, the pass goes on without. What cannot be
+    compared is reported, and the rest goes on; Broken, at the end, for what nobody foresaw.
     """
     publisher = ports.store.publisher(publisher_id)
     link = publisher.stripe if publisher is not None else None
     if publisher is None or link is None:
         raise NotFound("not_enabled", "Monetization was never set up for this organization.")
-    going = _Pass(publisher, link.account, now, ports, begun or Report(publisher=publisher_id, started_at=now))
-    place, going.report = going.report.after or BEGINNING, replace(going.report, after=None)
+    begun = begun or Report(publisher=publisher_id, started_at=now)
+    going = _Pass(publisher, link.account, now, ports, replace(begun, after=None, stalls=0), [])
+    asked = ports.requests()
+    stopped = _compared(going, begun.after or BEGINNING, begun.stalls, left)
+    report = replace(going.report, reads=begun.reads + ports.requests() - asked)
+    if stopped is not None:
+        report = replace(report, after=stopped, stalls=begun.stalls + 1 if stopped == begun.after else 0)
+    else:
+        until_unchanged(lambda: _conclude(report, ports))
+    _unless(going.failures, [report])
+    return report
+
+
+def _compared(going: _Pass, place: str, stalls: int, left: Callable[[], bool]) -> str | None:
+    """Go through everything from a place on; answers where it stopped, None at the end."""
     try:
         for position, subject, compare in _steps(going, place):
             if not left():
-                return replace(going.report, after=place)
+                return place
             try:
                 compare()
-            except (AccountUnreachable, Unavailable):
+            except AccountUnreachable:
                 raise
+            except Unavailable:
+                if stalls < MOST_STALLS:
+                    return place
+                going.tell(NOT_COMPARED, subject, "Stripe did not answer, time after time", REPORTED)
             except Refusal as refused:
                 going.tell(NOT_COMPARED, subject, f"could not be compared to the end: {refused.code}", REPORTED)
-            place = position
+            except Exception as unforeseen:  # noqa: BLE001 # raised when everything else was compared
+                going.tell(NOT_COMPARED, subject, f"could not be compared: {type(unforeseen).__name__}", REPORTED)
+                going.failures.append(unforeseen)
+            place, stalls = position, 0
     except AccountUnreachable:
-        going.tell(STALE, link.account, "the account does not let us in any more", REPORTED)
-    except Unavailable:
-        return replace(going.report, after=place)
-    until_unchanged(lambda: _conclude(going.report, ports))
-    return going.report
+        going.tell(STALE, going.account, "the account does not let us in any more", REPORTED)
+    return None
 
 
 type _Step = tuple[str, str, Callable[[], None]]  # the position after it, what it is about, and what to do
@@ -203,6 +276,8 @@ def _steps(going: _Pass, after: str) -> Iterator[_Step]:
     since = after if after.startswith(SUBSCRIBERS) else None
     for position, subscriber in store.subscribers(pub, since):
         yield position, subscriber.id, partial(_subscriber, going, subscriber)
+    if after < DISPUTES:
+        yield DISPUTES, going.account, partial(_disputes, going)
 
 
 def _conclude(report: Report, ports: Ports) -> None:
@@ -219,13 +294,26 @@ def _conclude(report: Report, ports: Ports) -> None:
 
 def _product(going: _Pass, version: PlanVersion) -> None:
     product = version.stripe_product or ""
-    going.read()
     going.report = replace(going.report, products=going.report.products + 1)
     if going.ports.provider.product_live(going.account, product):
         return
     terms = version.terms
     going.ports.products().ensure(going.account, going.publisher.id, version.plan, version.name, terms.tax_code)
     going.tell(MISSING_THERE, product, "the plan's product was deleted or archived", REPAIRED)
+
+
+# --- disputes ---
+
+
+def _disputes(going: _Pass) -> None:
+    """Opened or decided without our hearing of it: the account's newest, whatever the age of what was paid."""
+    newest: dict[str, str] = {}
+    for payment, became in going.ports.provider.disputes(going.account, going.now - WINDOW):
+        newest.setdefault(payment, became)
+    for payment, became in newest.items():
+        invoice = going.ports.payments.store.invoice_known_as((payment,))
+        if invoice is not None and invoice.account == going.account and invoice.disputed != became:
+            _bring_up(going, invoice, f"dispute {invoice.disputed or 'unknown'} is {became} there", disputed=True)
 
 
 # --- one subscriber ---
@@ -268,22 +356,15 @@ def _listed(going: _Pass, customer: str, since: datetime) -> list[Collected]:
     """The customer's invoices that name ours, with what was given back of them."""
     provider = going.ports.provider
     theirs = [found for found in provider.invoices_of(going.account, customer, since) if found.ours]
-    going.read(1 + len(theirs) // PAGE)
     if not any(found.amount_paid for found in theirs):
         return theirs
     back = provider.given_back(going.account, customer, since)
-    going.read(1 + len(back) // PAGE)
-    return [_with(found, back.get(found.payment, (0, False))) for found in theirs]
-
-
-def _with(found: Collected, back: tuple[int, bool]) -> Collected:
-    return replace(found, refunded=back[0], disputed="open" if back[1] else "")
+    return [replace(found, refunded=back.get(found.payment, (0, False))[0]) for found in theirs]
 
 
 def _card(going: _Pass, subscriber: Subscriber, customer: str) -> None:
     known = subscriber.customer(going.account)
     found = going.ports.provider.customer(going.account, customer)
-    going.read(2 if found.payment_method else 1)
     same = known is not None and (found.payment_method, found.expires) == (known.payment_method, known.expires)
     if found.deleted or not same:
         outcome = until_unchanged(
@@ -444,7 +525,6 @@ def _lines(going: _Pass, bill: Bill, subscription: Subscription, gap: datetime |
     if span is not None and span.plan is not None and span.version is not None:
         version = going.ports.payments.store.plan_version(span.plan, span.version)
     sent = going.ports.provider.lines(going.account, bill.invoice or "")
-    going.read(1 + len(sent) // PAGE)
     lines = lines_taken_back(bill, sent, version, store.lines_before(bill.subscription, bill.edge))
     former = store.bill_before(bill.subscription, bill.edge)
     return replace(lines, since=gap or (former.edge if former is not None else None))
@@ -480,25 +560,30 @@ def _ours(going: _Pass, invoice: Invoice) -> None:
     try:
         found = going.ports.provider.collected(going.account, invoice.stripe_id, disputed=bool(invoice.disputed))
     except NotFound:
-        going.read()
         detail = f"{invoice.stripe_id} is not at Stripe: it was deleted, or never kept"
         going.tell(MISSING_THERE, invoice.id, detail, PROPOSED, invoice.amount, invoice.currency)
         return
-    going.read(2)
     _compare(going, invoice, found)
 
 
 def _compare(going: _Pass, invoice: Invoice, found: Collected) -> None:
     content = going.ports.store.lines(invoice.subscription, invoice.edge)
+    if found.lines is None and going.now - found.created < SETTLING:
+        sent = going.ports.provider.lines(going.account, found.id)
+        found = replace(found, lines=tuple(each.amount for each in sent))
     for each in tuple(amounts(invoice, found)) or lines_differ(invoice, content, found):
         going.report = added(going.report, each)
     told = stale(invoice, found)
-    if not told:
-        return
+    if told:
+        _bring_up(going, invoice, told, disputed=bool(invoice.disputed))
+
+
+def _bring_up(going: _Pass, invoice: Invoice, told: str, *, disputed: bool) -> None:
+    ports = going.ports.payments
     try:
-        around = payments.around_of(invoice.id, going.now, going.ports.payments)
-        payments.bring_up(around, going.now, going.ports.payments)
+        around = payments.around_of(invoice.id, going.now, ports)
+        found = ports.provider.collected(invoice.account, invoice.stripe_id, disputed=disputed)
+        payments.bring_up_to(around, found, going.now, ports, payments.Written())
     except PreconditionFailed:
         told += "; somebody else was on it"
-    going.read(3)
     going.tell(STATUS, invoice.id, told, REPAIRED)

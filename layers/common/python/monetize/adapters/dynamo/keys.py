@@ -210,6 +210,11 @@ def drift(pub: str) -> Key:
     return Key(f"PUB#{pub}", "DRIFT")
 
 
+def drift_on_demand(pub: str) -> Key:
+    """Where a reconciliation that the publisher began goes on."""
+    return Key(f"PUB#{pub}", "DRIFT#BEGUN")
+
+
 def reconciliation() -> Key:
     """Where an interrupted reconciliation goes on."""
     return Key("RECONCILIATION", "PROGRESS")

@@ -14,7 +14,14 @@ from monetize.domain.plans import Plan, PlanVersion
 from monetize.domain.publishers import Publisher
 from monetize.domain.subscriptions import Subscriber, Subscription
 
-keys.register(Report, lambda it: keys.drift(it.publisher) if it.after is None else keys.reconciliation())
+
+def _place(report: Report) -> keys.Key:
+    if report.after is None:
+        return keys.drift(report.publisher)
+    return keys.drift_on_demand(report.publisher) if report.on_demand else keys.reconciliation()
+
+
+keys.register(Report, _place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +135,10 @@ class ReconciliationTable:
     def interrupted(self) -> Report | None:
         """The pass that ran out of time, as far as it came."""
         return self.table.get(Report, keys.reconciliation())
+
+    def begun(self, pub: str) -> Report | None:
+        """The pass that the publisher itself began and that is not at its end."""
+        return self.table.get(Report, keys.drift_on_demand(pub))
 
     def save(self, report: Report) -> None:
         """A finished report replaces the last one; an unfinished one is where the next pass goes on.

@@ -51,6 +51,26 @@ def session(api_base: str) -> requests.Session:
     return made
 
 
+class Counted(stripe.HTTPClient):
+    """Another way for requests to travel, and how many went it."""
+
+    name = "requests"
+
+    def __init__(self, inner: stripe.HTTPClient) -> None:
+        super().__init__()
+        self.requests = 0
+        self._inner = inner
+
+    def request(self, *args: Any, **kwargs: Any) -> Any:
+        """One request, counted."""
+        self.requests += 1
+        return self._inner.request(*args, **kwargs)
+
+    def close(self) -> None:
+        """The inner one closes what it opened."""
+        self._inner.close()  # type: ignore[no-untyped-call] # the SDK's
+
+
 def options(account: str | None = None, key: str | None = None) -> Any:
     """Request options: the publisher's account and our derived idempotency key."""
     chosen: dict[str, str] = {}

@@ -166,6 +166,15 @@ class StripePayments:
                 if each.status == "succeeded"
             }
 
+    def disputes(self, account: str, since: datetime) -> Iterator[tuple[str, str]]:
+        """The account's disputes since an instant, newest first: the payment, and what became of it."""
+        with told_as_ours():
+            page = self.stripe.v1.disputes.list(
+                {"created": {"gte": int(since.timestamp())}, "limit": 100}, options(account)
+            )
+            for each in page.auto_paging_iter():
+                yield _id(each.payment_intent), _dispute(each)
+
     def lines(self, account: str, invoice: str) -> tuple[InvoiceLine, ...]:
         """What an invoice charges, as we sent it."""
         with told_as_ours():
