@@ -601,5 +601,11 @@ def _charged(world: World, final: Mapping[str, list[dict[str, Any]]]) -> Iterato
     customers = [each for each in account.customers.values() if not each.get("deleted")]
     owed_on = sum(sum(dict(each.get("invoice_credit_balance") or {}).values()) for each in customers)
     taken = sum(charge["amount"] for charge in good)
-    if asked != taken + open_ + owed_on:
-        yield f"invoices ask for {asked}; charged {taken}, open {open_}, carried on the customer {owed_on}"
+    notes = [each for each in account.credit_notes.values() if each["status"] == "issued"]
+    live = {each["id"] for invoices in final.values() for each in invoices if each["status"] in ("open", "paid")}
+    let_off = sum(each["pre_payment_amount"] for each in notes if each["invoice"] in live)
+    if asked != taken + open_ + owed_on + let_off:
+        yield (
+            f"invoices ask for {asked}; charged {taken}, open {open_}, carried on the customer {owed_on}, "
+            f"let off before they were paid {let_off}"
+        )

@@ -196,6 +196,10 @@ def raise_unexpected(error: BaseException | None, *, quiet: bool = False) -> Non
 
     from monetize.domain.errors import Refusal
 
+    if error is not None and isinstance(error.__cause__, ExceptionGroup):  # of several publishers, say
+        for each in error.__cause__.exceptions:
+            raise_unexpected(each, quiet=quiet)
+        return
     if error is not None and (quiet or not isinstance(error, (ClientError, functions.Crash, Refusal))):
         raise error
 

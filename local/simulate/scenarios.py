@@ -13,7 +13,7 @@ from local.simulate.check import check, orphans
 from local.simulate.gate import Chances, Crash
 from local.simulate.prices import TARIFFS
 from local.simulate.processes import Caller, Message, raise_unexpected
-from local.simulate.world import PUBLISHER, SOURCE, START, SUBSCRIBER, Batch, Sent, Wish, World, build, usage
+from local.simulate.world import HOUR, PUBLISHER, SOURCE, START, SUBSCRIBER, Batch, Sent, Wish, World, build, usage
 from local.stripe_emulator.refusals import Refusal
 
 FIRST, SECOND = datetime(2026, 2, 1, tzinfo=UTC), datetime(2026, 3, 1, tzinfo=UTC)
@@ -416,6 +416,133 @@ def wish(made: World, kind: str) -> Wish:
     return made.wishes[-1]
 
 
+def _newest() -> Any:
+    """Our record of the newest invoice that was sent."""
+    from monetize import wiring
+
+    found = [each for month in ("2026-01", "2026-02") for each in wiring.billing_table().invoices_of(PUBLISHER, month)]
+    return max(found, key=lambda each: each.edge, default=None)
+
+
+def money_wish(made: World, kind: str) -> Wish:
+    """What the publisher asks of the newest invoice, under a new key."""
+    invoice, key = _newest(), f"wish-{len(made.wishes)}"
+    body: dict[str, Any] | None = None
+    if kind in ("refunds", "credit-notes"):
+        body = {"amount": max(1, invoice.amount // 3) if invoice else 1}
+        body["reason"] = "requested_by_customer" if kind == "refunds" else "order_change"
+    path = f"/invoices/{invoice.id if invoice else 'inv_none'}/{kind}"
+    made.wishes.append(Wish(kind, ANN, path, key, body, function="reports"))
+    return made.wishes[-1]
+
+
+def _ask_money(kind: str) -> Callable[[World], object]:
+    return lambda made: made.ask(money_wish(made, kind))
+
+
+def _paid(seed: int) -> World:
+    """January was used up to something, billed and paid, and that was heard."""
+    made = at_month_end(seed)
+    made.stripe.webhooks.fate = lambda _: (timedelta(0),)
+    made.settle()
+    return made
+
+
+def _unpaid(seed: int) -> World:
+    """January's bill was sent and the card was declined, and that was heard; now it would be taken."""
+    made = at_month_end(seed)
+    made.stripe.webhooks.fate = lambda _: (timedelta(0),)
+    made.stripe.set_card_outcome(made.account, made.card, "insufficient_funds")
+    made.settle(made.clock.now() + HOUR)
+    made.stripe.set_card_outcome(made.account, made.card, "succeed")
+    return made
+
+
+def _given_back_once(made: World) -> list[str]:
+    """What was asked for was done at Stripe once, and our record says the same."""
+    record, account = _newest(), made.stripe.accounts[made.account]
+    if record is None:
+        return []
+    found = []
+    done = {
+        "refunds": [each for each in account.refunds.values() if each["metadata"].get("monetize") == "refund"],
+        "credit-notes": [each for each in account.credit_notes.values() if each["invoice"] == record.stripe_id],
+    }
+    for kind, made_there in done.items():
+        granted = sum(wish.granted for wish in made.wishes if wish.kind == kind)
+        if len(made_there) != granted:
+            found.append(f"{granted} {kind} were granted, {len(made_there)} were made")
+    at_stripe = account.invoices[record.stripe_id]["status"]
+    if any(each.kind == "void" and each.granted for each in made.wishes) and at_stripe != "void":
+        found.append(f"it was voided and is {at_stripe}")
+    if (at_stripe, record.status) in (("paid", "open"), ("void", "open"), ("paid", "payment_failed")):
+        found.append(f"the record says {record.status}, Stripe {at_stripe}")
+    return found
+
+
+def _held(seed: int) -> World:
+    """January's bill is above the publisher's bound and waits for approval."""
+    from dataclasses import replace
+
+    from monetize import wiring
+    from monetize.adapters.dynamo.table import put
+
+    made = at_month_end(seed)
+    table = wiring.billing_table()
+    publisher = table.publisher(PUBLISHER)
+    wiring.core().write(put(replace(publisher, settings=replace(publisher.settings, hold_above=0))))
+    made.settle(made.clock.now() + HOUR)
+    return made
+
+
+def _on_bill(what: str, body: Any = None) -> Callable[[World], object]:
+    def act(made: World) -> None:
+        path = f"/bills/{made.subscriptions[0]}.{FIRST:%Y%m%dT%H%M%SZ}/{what}"
+        made.wishes.append(Wish(what, ANN, path, f"wish-{what}", body, function="billing_run"))
+        made.ask(made.wishes[-1])
+
+    return act
+
+
+def _ordering(seed: int) -> World:
+    """Somebody new, without a card, has an application."""
+    from monetize import wiring
+    from monetize.adapters.dynamo.table import put
+    from monetize.domain.subscriptions import Application
+
+    made = build(seed)
+    made.stripe.webhooks.fate = lambda event: (timedelta(0),) if event.type.startswith("checkout") else ()
+    wiring.core().write(put(Application(id="app_9", publisher=PUBLISHER, subscriber="new", name="n", created_at=START)))
+    return made
+
+
+def _order(made: World) -> None:
+    body = {"publisher": PUBLISHER, "application": "app_9", "product": "api_1", "tier": "tier_1"}
+    body |= {"contact": {"name": "N", "email": "n@example.com", "country": "US"}}  # type: ignore[dict-item]
+    made.wishes.append(Wish("order", Caller("nora", "new", "subscriber"), "/subscriptions", "order", body))
+    made.ask(made.wishes[-1])
+
+
+def _ordered(made: World) -> list[str]:
+    """One subscription of one customer; once Checkout is filled in, it is active."""
+    rows = worlds.tables(made.dynamodb)[worlds.CORE].space.partitions
+    new = [
+        pk
+        for pk in (str(each).removeprefix("SUB#") for each in rows if str(each).startswith("SUB#"))
+        if pk not in made.subscriptions
+    ]
+    if len(new) != 1:
+        return [f"{len(new)} subscriptions were made of one order"]
+    sessions = [
+        each for each in made.stripe.accounts[made.account].checkout_sessions.values() if each["status"] == "open"
+    ]
+    if len(sessions) != 1:
+        return [f"{len(sessions)} Checkout pages are open"]
+    made.stripe.complete_checkout(made.account, sessions[0]["id"])
+    made.subscriptions = (*made.subscriptions, new[0])
+    return at_rest(made) + _active(made)
+
+
 def _decide(kind: str) -> Callable[[World], object]:
     return lambda made: made.ask(wish(made, kind))
 
@@ -500,6 +627,13 @@ FLOWS = (
     Flow("turn", _due_after("change"), _tick, later),
     Flow("split", _due_after("upgrade"), _tick, later),
     Flow("last", _due_after("cancel"), _tick, later),
+    Flow("order", _ordering, _order, _ordered),
+    Flow("refund", _paid, _ask_money("refunds"), _given_back_once),
+    Flow("credit", _paid, _ask_money("credit-notes"), _given_back_once),
+    Flow("void", _unpaid, _ask_money("void"), _given_back_once),
+    Flow("again", _unpaid, _ask_money("retry"), _given_back_once),
+    Flow("approve", _held, _on_bill("release")),
+    Flow("waive", _held, _on_bill("waive", {"reason": "agreed"})),
 )
 BY_NAME = {flow.name: flow for flow in FLOWS}
 
@@ -680,7 +814,8 @@ def _jobs(made: World, workers: int, *, half_way: bool = False) -> list[Callable
     if deciding:
         jobs = [_decision(made)]
     elif made.seed % 14 >= 12:
-        jobs = [rng.choice((_applying(made), _hearing(made), lambda: _tick(made)))]
+        asked = money_wish(made, rng.choice(("refunds", "credit-notes", "void", "retry")))
+        jobs = [rng.choice((_applying(made), _hearing(made), lambda: _tick(made), lambda: made.ask(asked)))]
     while len(jobs) < workers:
         draw = rng.random()
         if rng.random() < (0.5 if deciding else 0.15):

@@ -8,8 +8,8 @@ import pytest
 
 from local.simulate import scenarios
 from local.simulate.check import check, orphans
-from local.simulate.scenarios import FIRST, START
-from local.simulate.world import CORE, ENVIRONMENT, USAGE, World, tables
+from local.simulate.scenarios import FIRST
+from local.simulate.world import CORE, ENVIRONMENT, START, USAGE, World, tables
 from monetize import wiring
 
 EDGE = f"{FIRST:%Y-%m-%dT%H:%M:%SZ}"
