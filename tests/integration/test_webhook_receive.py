@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aws_lambda_powertools.utilities.batch.exceptions import BatchProcessingError
 from stripe import WebhookSignature
 
 from functions.apply_stripe_event.app import handler as apply_handler
@@ -18,6 +19,7 @@ from monetize import wiring
 from monetize.adapters.dynamo import keys
 from monetize.config import load
 from monetize.domain.audit import AuditEntry
+from monetize.domain.invoices import Invoice
 from monetize.domain.stripe_events import ACCOUNT
 from monetize.services import payments
 from monetize.services.applying import apply
@@ -35,6 +37,8 @@ CONTEXT = SimpleNamespace(
     aws_request_id="6f0b9c1e",
     get_remaining_time_in_millis=lambda: 10_000,
 )
+
+WORKING = SimpleNamespace(**{**vars(CONTEXT), "get_remaining_time_in_millis": lambda: 60_000})
 
 
 def event(shop: Shop, kind: str, obj: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -264,6 +268,51 @@ def test_stripe_down_for_an_hour_delays_events_and_buries_none(shop: Shop) -> No
     assert shop.system.sqs.take(buried, 10) == []
 
 
+def test_stripe_hanging_buries_no_event_that_had_to_wait_its_turn(shop: Shop) -> None:
+    """Two events take all the time of a batch. The others were not tried: they wait, and it counts as no failure."""
+    made = shop.sent(charge=True)
+    records = batch_of(shop, made, 5)
+    shop.stripe.faults.append(Fault("refused", method="GET", times=10**6))
+    left = iter([60_000, 38_000, 16_000, 16_000, 16_000])
+    hanging = SimpleNamespace(**{**vars(CONTEXT), "get_remaining_time_in_millis": lambda: next(left)})
+    assert apply_handler({"Records": records}, hanging) == {"batchItemFailures": []}
+    again = [json.loads(each.body) for each in shop.system.sqs.messages("StripeEventsQueue")]
+    ours = [each for each in again if each["event"].startswith("evt_hang")]
+    assert sorted((each["event"], each["tries"]) for each in ours) == [
+        ("evt_hang0", 1), ("evt_hang1", 1), ("evt_hang2", 0), ("evt_hang3", 0), ("evt_hang4", 0),
+    ]  # fmt: skip
+    shop.stripe.faults.clear()
+    shop.system.run_for(timedelta(minutes=30))
+    assert all(wiring.inbox().get(each["event"])[1] == "done" for each in ours)
+    assert shop.system.sqs.messages(DEAD) == []
+
+
+def test_a_refused_platform_key_is_set_apart_so_that_the_alarm_tells(shop: Shop) -> None:
+    made = shop.sent(charge=True)
+    (record,) = batch_of(shop, made, 1)
+    sent, key = shop.system.sqs.messages("StripeEventsQueue"), shop.stripe.platform_key
+    shop.stripe.platform_key = "sk_test_rolled"
+    with pytest.raises(BatchProcessingError):  # all of the batch failed
+        apply_handler({"Records": [record]}, WORKING)
+    assert shop.system.sqs.messages("StripeEventsQueue") == sent
+    shop.stripe.platform_key = key
+    assert apply_handler({"Records": [record]}, WORKING) == {"batchItemFailures": []}
+    assert shop.invoice(made).status == "paid"
+
+
+def batch_of(shop: Shop, made: Invoice, number: int) -> list[dict[str, Any]]:
+    """So many events about one invoice, received and stored, as the queue hands them over."""
+    record = json.loads((EVENTS / "apply_stripe_event_queue.json").read_text())["Records"][0]
+    about = {"id": made.stripe_id, "metadata": {"monetize": "bill", "invoice": made.id}}
+    names = [f"evt_hang{at}" for at in range(number)]
+    for name in names:
+        posted(shop, event(shop, "invoice.paid", about, id=name))
+    queue = next(each.arn for each in shop.system.stack.queues().values() if "StripeEventsQueue" in each.name)
+    for message in shop.system.sqs.take(queue, 10):
+        shop.system.sqs.delete(queue, message)
+    return [record | {"messageId": name, "body": json.dumps({"event": name})} for name in names]
+
+
 def test_an_invoice_paid_twice_is_charged_once(shop: Shop) -> None:
     made = shop.sent()
     shop.charge(made)
@@ -286,7 +335,7 @@ def test_a_poisoned_message_is_set_apart_and_the_rest_of_its_batch_is_applied(sh
         record | {"messageId": "good", "body": '{"event": "evt_test"}'},
         record | {"messageId": "unknown", "body": '{"event": "evt_never"}'},
     ]
-    answer = apply_handler(batch, CONTEXT)
+    answer = apply_handler(batch, WORKING)
     assert answer == {"batchItemFailures": [{"itemIdentifier": "bad"}]}
     assert shop.invoice(made).status == "paid"
 

@@ -78,6 +78,9 @@ class IllegalMove(Conflict):
         super().__init__("illegal_move", f"A {entity} that is {state} cannot {move}.", state=state, move=move)
 
 
+KEY_REFUSED = "stripe_key_refused"  # a ProviderBusy that lasts until an operator mends the platform's key
+
+
 class ProviderBusy(Unavailable):
     """Stripe did not answer, or asks to come back later: whether it acted is found out by the same request again."""
 
