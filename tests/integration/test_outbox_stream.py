@@ -1,9 +1,11 @@
 """The stream reaches the bus: one story from a declined card to its payment, in order, each event once."""
 
-from datetime import UTC, datetime
+import json
+from datetime import UTC, datetime, timedelta
 
+from local.client_errors import client_error
 from local.system import System
-from tests.integration.payment_fixtures import Shop, shop
+from tests.integration.payment_fixtures import START, Shop, shop
 from tests.integration.test_billing import open_shop
 
 __all__ = ["shop"]
@@ -49,6 +51,36 @@ def test_an_event_that_the_bus_refuses_is_told_when_it_takes_it_again(shop: Shop
     shop.system.run_until(due)
     told = [each.detail["type"] for each in shop.system.outbox(already) if each.detail["entity"]["id"] == made.id]
     assert told == ["invoice.sent", "payment.succeeded", "invoice.paid"]
+
+
+def test_a_bus_that_is_down_for_a_day_loses_nothing(shop: Shop) -> None:
+    already, real = len(shop.system.outbox()), shop.system.events.put_events
+
+    def down(**_: object) -> None:
+        raise client_error("events", "PutEvents", "InternalFailure", "down")
+
+    shop.system.events.put_events = down  # type: ignore[method-assign, assignment]
+    made = shop.sent(charge=True)
+    shop.system.run_for(timedelta(hours=20))
+    shop.system.events.put_events = real  # type: ignore[method-assign]
+    shop.system.run_for(timedelta(minutes=6))
+    told = [each.detail["type"] for each in shop.system.outbox(already) if each.detail["entity"]["id"] == made.id]
+    assert told == ["invoice.sent", "payment.succeeded", "invoice.paid"]
+    assert shop.system.sqs.messages("OutboxDeadLetters") == []
+
+
+def test_a_record_that_cannot_be_read_is_set_apart_and_those_around_it_are_told(shop: Shop) -> None:
+    already = len(shop.system.outbox())
+    before = shop.sent(charge=True)
+    torn = {"pk": {"S": "SUB#odd"}, "sk": {"S": "SUBSCRIPTION"}, "doc": {"S": "{"}, "rev": {"N": "1"}}
+    shop.table.client.put_item(TableName=shop.table.name, Item=torn)
+    after = shop.sent(charge=True, edge=START + timedelta(days=31))
+    shop.settle()
+    told = {each.detail["entity"]["id"] for each in shop.system.outbox(already)}
+    assert {before.id, after.id} <= told
+    (letter,) = shop.system.sqs.messages("OutboxDeadLetters")
+    assert json.loads(letter.body)["why"] == "DecodeError"
+    assert set(json.loads(letter.body)) == {"position", "why"}
 
 
 def test_a_crossed_threshold_reaches_the_bus_once(system: System) -> None:

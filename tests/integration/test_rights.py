@@ -60,6 +60,7 @@ NOT_REACHED: dict[tuple[str, str, str], str] = {
 }
 RARELY_READ = {
     "apply_stripe_event": {"STRIPE_EVENTS_QUEUE_URL"},
+    "publish_events": {"OUTBOX_DEAD_LETTERS_URL"},
     "reports": {"EXPORTS_BUCKET"},
 }
 

@@ -23,7 +23,7 @@ from monetize import wiring
 from monetize.adapters.dynamo import keys
 from monetize.adapters.dynamo.table import Table, put, read
 from monetize.adapters.dynamo.usage import UsageTable
-from monetize.adapters.outbox import changes
+from monetize.adapters.outbox import change
 from monetize.domain.catalog import Throttle, Tier
 from monetize.domain.keys import ApiKey, GatewayKey, hashed
 from monetize.domain.meters import Filter, Meter
@@ -118,7 +118,7 @@ class Metered:
     def told(self) -> list[Mapping[str, Any]]:
         """What the table's stream means to the world outside: thresholds."""
         records = [stream_record("CoreTable", each) for each in self.dynamodb.changes("CoreTable")]
-        events = [event for _, change in changes(records) for event in events_of(change)]
+        events = [event for record in records for event in events_of(change(record))]
         return [event.data for event in events if event.type == "usage.threshold_crossed"]
 
     def store(self, *entities: Any) -> None:

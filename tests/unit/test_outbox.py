@@ -1,11 +1,13 @@
 """Events out: derived from what was stored, with ids that repeat and an order for each entity."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from monetize.adapters.outbox import Bus
 from monetize.domain.outbox import Change, Event, events_of, new_steps
-from monetize.services.publishing import publish
+from monetize.services.publishing import Published, publish
 
 INVOICE = {
     "id": "inv_1", "publisher": "acme", "subscriber": "dev", "subscription": "sub_1", "currency": "usd",
@@ -100,25 +102,107 @@ def test_no_event_holds_personal_data_or_a_card() -> None:
 
 
 class Refusing:
-    """A bus that takes so many events and then no more."""
+    """A bus that takes so many events and then no more; of those it takes, some are never acceptable."""
 
-    def __init__(self, takes: int) -> None:
+    def __init__(self, takes: int, never: dict[int, str] | None = None) -> None:
         self.takes = takes
+        self.never = never or {}
 
-    def put(self, events: Any) -> int:
-        return min(self.takes, len(events))
+    def put(self, events: Any) -> tuple[int, dict[int, str]]:
+        taken = min(self.takes, len(events))
+        return taken, {at: why for at, why in self.never.items() if at < taken}
+
+
+def records(*changes: tuple[str, Change]) -> list[tuple[str, Any]]:
+    return [(at, lambda each=each: each) for at, each in changes]
+
+
+PAUSED = SUBSCRIPTION | {"status": "paused"}
+CHANGES = (
+    ("100", change("SUBSCRIPTION", None, SUBSCRIPTION, 1)),  # two events
+    ("101", change("KEY", None, {})),
+    ("102", change("SUBSCRIPTION", SUBSCRIPTION, PAUSED)),
+)
 
 
 def test_a_refused_event_is_where_the_stream_begins_again() -> None:
-    paused = SUBSCRIPTION | {"status": "paused"}
-    changes = [
-        ("100", change("SUBSCRIPTION", None, SUBSCRIPTION, 1)),  # two events
-        ("101", change("KEY", None, {})),
-        ("102", change("SUBSCRIPTION", SUBSCRIPTION, paused)),
-    ]
-    assert publish(changes, Refusing(1)) == (1, "100")
-    assert publish(changes, Refusing(2)) == (2, "102")
-    assert publish(changes, Refusing(9)) == (3, None)
+    assert publish(records(*CHANGES), Refusing(1)) == Published(1, "100")
+    assert publish(records(*CHANGES), Refusing(2)) == Published(2, "102")
+    assert publish(records(*CHANGES), Refusing(9)) == Published(3)
+
+
+def test_what_can_never_be_told_is_set_apart_and_its_neighbours_go_on() -> None:
+    odd = ("101", change("SUBSCRIPTION", SUBSCRIPTION, SUBSCRIPTION | {"status": "of a newer version"}))
+
+    def torn() -> Change:
+        raise ValueError("no document")
+
+    given = [*records(CHANGES[0], odd), ("102", torn), *records(("103", CHANGES[2][1]))]
+    assert publish(given, Refusing(9)) == Published(3, None, (("101", "KeyError"), ("102", "ValueError")))
+    assert publish(given, Refusing(9, {2: "TooLarge"})) == Published(
+        2, None, (("101", "KeyError"), ("102", "ValueError"), ("103", "TooLarge"))
+    )
+    # What lies behind the position to begin again from is met again, and set apart then.
+    assert publish(given, Refusing(1)) == Published(1, "100")
+    assert publish(given, Refusing(2)) == Published(2, "103", (("101", "KeyError"), ("102", "ValueError")))
+
+
+class Client:
+    """EventBridge: refuses what it is told to, by the event's type."""
+
+    def __init__(self, **refuses: str) -> None:
+        self.refuses = refuses
+        self.requests: list[list[str]] = []
+
+    def put_events(self, *, Entries: Any) -> Any:  # noqa: N803 # boto3's name
+        self.requests.append([entry["DetailType"] for entry in Entries])
+        size = sum(len(entry[name]) for entry in Entries for name in ("Source", "DetailType", "Detail"))
+        assert len(Entries) <= 10
+        assert size <= 256 * 1024
+        answers = [
+            {"ErrorCode": self.refuses[entry["DetailType"]]}
+            if entry["DetailType"] in self.refuses
+            else {"EventId": "1"}
+            for entry in Entries
+        ]
+        return {"FailedEntryCount": sum("ErrorCode" in each for each in answers), "Entries": answers}
+
+
+def told(kind: str, size: int = 10) -> Event:
+    return Event(
+        id="evt_1", type=kind, at="", publisher="acme", kind="run", entity="run_1", sequence=1, data={"x": "x" * size}
+    )
+
+
+def test_a_malformed_or_oversize_entry_does_not_hold_up_those_behind_it() -> None:
+    client = Client(odd="MalformedDetail")
+    events = [told("a"), told("odd"), told("b", 300_000), told("c")]
+    assert Bus(client, "bus").put(events) == (4, {1: "MalformedDetail", 2: "TooLarge"})
+    assert client.requests == [["a", "odd", "c"]]
+    busy = Client(c="ThrottlingException", odd="MalformedDetail")
+    assert Bus(busy, "bus").put(events) == (3, {1: "MalformedDetail", 2: "TooLarge"})
+    assert Bus(Client(a="InternalFailure"), "bus").put([told("a"), told("b", 300_000)]) == (0, {})
+
+
+def test_a_request_holds_what_eventbridge_takes_at_once() -> None:
+    client = Client()
+    assert Bus(client, "bus").put([told("a", 100_000) for _ in range(5)]) == (5, {})
+    assert [len(each) for each in client.requests] == [2, 2, 1]
+    assert Bus(client, "bus").put([told("a") for _ in range(23)]) == (23, {})
+    assert [len(each) for each in client.requests[3:]] == [10, 10, 3]
+
+
+def test_after_a_restore_the_same_revision_is_another_event_and_a_later_one() -> None:
+    """The restored table has a stream of its own; its revisions begin again where they were then."""
+    late = change("SUBSCRIPTION", SUBSCRIPTION, SUBSCRIPTION | {"payment_state": "past_due"})
+    labels = ("2026-01-01T08:00:00.123", "2026-04-09T10:30:00.000", "")
+    first, restored, none = (
+        events_of(replace(late, revision=revision, stream=label))[0]
+        for label, revision in zip(labels, (600, 6, 6), strict=True)
+    )
+    assert len({first.id, restored.id, none.id}) == 3
+    assert first.sequence < restored.sequence < 2**53
+    assert none.sequence == 600
 
 
 def test_what_is_deleted_or_a_mere_pointer_tells_nothing() -> None:

@@ -519,7 +519,8 @@ def test_the_outbox_reads_the_stream_from_the_start_and_keeps_what_it_could_not_
     assert stream["StartingPosition"] == "TRIM_HORIZON"
     assert stream["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
     assert stream["BisectBatchOnFunctionError"] is True
-    assert 0 < stream["MaximumRetryAttempts"] < 100
+    assert stream["MaximumRetryAttempts"] == -1  # for as long as the stream keeps it
+    assert "MaximumRecordAgeInSeconds" not in stream
     assert stream["DestinationConfig"]["OnFailure"]["Destination"]["Fn::GetAtt"][0] in dead_letters()
 
 

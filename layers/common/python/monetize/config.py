@@ -32,6 +32,7 @@ class Config:
     billing_paused: bool
     invoices_per_second: int
     event_bus: str
+    outbox_dead_letters_url: str
     exports_bucket: str
 
 
@@ -63,5 +64,6 @@ def load() -> Config:
         billing_paused=env.get("BILLING_PAUSED", "false") == "true",
         invoices_per_second=int(env.get("INVOICES_PER_SECOND", "12")),
         event_bus=env.get("EVENT_BUS", ""),
+        outbox_dead_letters_url=env.get("OUTBOX_DEAD_LETTERS_URL", ""),
         exports_bucket=env.get("EXPORTS_BUCKET", ""),
     )

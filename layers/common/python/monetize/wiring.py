@@ -496,3 +496,11 @@ def publishing() -> Any:
     from monetize.adapters.outbox import Bus
 
     return Bus(_client("events"), load().event_bus)
+
+
+@part
+def outbox_dead_letters() -> Any:
+    """Where it is said what could not be told."""
+    from monetize.adapters.queue import Queue
+
+    return Queue(sqs(), load().outbox_dead_letters_url)

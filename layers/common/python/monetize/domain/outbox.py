@@ -6,17 +6,22 @@ was stored. Documents are read as JSON, not as entities: a stream may hold what 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final
 
 VERSION: Final = "1"
+REVISIONS: Final = 10**8  # sequences of one stream: a million revisions; JSON's integers (2**53) last until 2141
 
 type Doc = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One change of one item: its key, its document before and after (None: not there), its revision, when."""
+    """One change of one item: its key, its document before and after (None: not there), its revision, when.
+
+    `stream` is the label of the table's stream, the instant (RFC 3339, UTC) it was made: a restored table has another.
+    """
 
     pk: str
     sk: str
@@ -24,11 +29,16 @@ class Change:
     after: Doc | None
     revision: int
     at: str  # RFC 3339
+    stream: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One event. `sequence` orders the events of one entity; `id` is the same whenever the change is seen again."""
+    """One event. `sequence` orders the events of one entity; `id` is the same whenever the change is seen again.
+
+    Revisions repeat after a restore, with other changes: so the stream has its part in both, and a later stream's
+    sequences are the higher ones.
+    """
 
     id: str
     type: str
@@ -59,9 +69,9 @@ def events_of(change: Change) -> tuple[Event, ...]:
     if not name or change.after is None:
         return ()
     kind, read = READERS[name]
-    found = []
+    since, found = _minutes(change.stream) * REVISIONS, []
     for number, (what, at, data) in enumerate(read(change.before or {}, change.after)):
-        seed = f"{change.pk}|{change.sk}|{change.revision}|{number}|{what}"
+        seed = f"{change.stream}|{change.pk}|{change.sk}|{change.revision}|{number}|{what}"
         found.append(
             Event(
                 id="evt_" + sha256(seed.encode()).hexdigest()[:32],
@@ -70,11 +80,20 @@ def events_of(change: Change) -> tuple[Event, ...]:
                 publisher=str(change.after["id"] if kind == "account" else change.after.get("publisher", "")),
                 kind=kind,
                 entity=_entity(kind, change.after),
-                sequence=change.revision * 100 + number,
+                sequence=since + change.revision * 100 + number,
                 data=data,
             )
         )
     return tuple(found)
+
+
+def _minutes(stream: str) -> int:
+    """Since 1970 until the stream was made; 0 for a label that is no instant."""
+    try:
+        made = datetime.fromisoformat(stream)
+    except ValueError:
+        return 0
+    return int(made.replace(tzinfo=UTC).timestamp()) // 60
 
 
 type Said = tuple[str, str, dict[str, Any]]  # type, when (empty: with the change), data
