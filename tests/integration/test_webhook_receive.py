@@ -2,6 +2,8 @@
 
 import base64
 import json
+import random
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -14,14 +16,16 @@ from stripe import WebhookSignature
 
 from functions.apply_stripe_event.app import handler as apply_handler
 from functions.stripe_webhook.app import handler
+from local.stripe_emulator import oauth
 from local.stripe_emulator.faults import Fault
+from local.stripe_emulator.webhooks import Event
 from monetize import wiring
 from monetize.adapters.dynamo import keys
 from monetize.config import load
 from monetize.domain.audit import AuditEntry
 from monetize.domain.invoices import Invoice
-from monetize.domain.stripe_events import ACCOUNT
-from monetize.services import payments
+from monetize.domain.stripe_events import ACCOUNT, ASKED
+from monetize.services import payments, reconciling
 from monetize.services.applying import apply
 from tests.integration.payment_fixtures import START, Shop, shop
 
@@ -266,6 +270,80 @@ def test_stripe_down_for_an_hour_delays_events_and_buries_none(shop: Shop) -> No
     buried = next(each.dead_letters for each in queues if "StripeEventsQueue" in each.name)
     assert buried is not None
     assert shop.system.sqs.take(buried, 10) == []
+
+
+def test_a_credit_note_that_is_voided_by_hand_is_owed_again_at_once(shop: Shop) -> None:
+    """Stripe tells it with two events; only the one about the note is asked for."""
+    made = shop.sent()
+    note = shop.client.v1.credit_notes.create({"invoice": made.stripe_id, "amount": 900}, shop.options)
+    shop.settle()
+    assert shop.invoice(made).credited == 900
+    shop.client.v1.credit_notes.void_credit_note(note.id, None, shop.options)
+    for delivery in shop.stripe.webhooks.due(shop.now):
+        if delivery.event.type in ASKED:
+            shop.stripe.webhooks.redeliver(delivery.event, shop.now)
+    shop.settle()
+    invoice = shop.invoice(made)
+    assert (invoice.credited, invoice.amount_remaining) == (0, 4900)
+    assert shop.audited().count(("stripe", "invoice.credit_note", made.id)) == 2
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_events_in_any_order_at_any_time_end_in_one_state(shop: Shop, seed: int) -> None:
+    """Each event of a story reaches us at some moment after it happened, some twice, while the story goes on."""
+    chance, kept = random.Random(seed), list[Event]()
+    happened = iter(_story(shop))
+    made = next(happened)
+    for _ in happened:
+        new = [each for each in shop.stripe.webhooks.events.values() if each not in kept]
+        silence(shop)
+        kept += new
+        for each in chance.sample(kept, min(len(kept), chance.randint(0, 3))):
+            shop.stripe.webhooks.redeliver(each, shop.now)
+        shop.settle()
+    chance.shuffle(kept)
+    for each in kept:
+        shop.stripe.webhooks.redeliver(each, shop.now)
+        shop.settle()
+    invoice, subscription = shop.invoice(made), shop.subscription()
+    assert (invoice.status, invoice.amount_paid, invoice.refunded, invoice.credited, invoice.disputed) == (
+        "paid", 4900, 700, 300, "won",
+    )  # fmt: skip
+    assert (invoice.next_attempt_at, invoice.pending, invoice.failure) == (None, (), "")
+    assert (subscription.payment_state, subscription.unpaid, subscription.suspend_at) == ("current", (), None)
+    assert shop.bill(made).status == "paid"
+    assert shop.subscriber().customers[0].payment_method == shop.card
+    assert shop.publisher().status == "enabled"
+    report = reconciling.reconcile("acme", shop.now, lambda: True, wiring.reconciling())
+    assert report.clean, report.findings
+
+
+def _story(shop: Shop) -> Iterator[Any]:
+    """Declined, paid, partly refunded and credited, disputed and won; the account was restricted, left, came back."""
+    shop.decline()
+    made = shop.sent(charge=True)
+    yield made
+    shop.accept()
+    shop.charge(made, attempt=1)
+    yield
+    charge = _charge(shop, made.stripe_id)
+    shop.stripe.refund_charge(shop.account, charge, 700)
+    shop.stripe.restrict(shop.account, currently_due=["external_account"])
+    yield
+    shop.client.v1.credit_notes.create({"invoice": made.stripe_id, "credit_amount": 300}, shop.options)
+    shop.stripe.restrict(shop.account, charges_enabled=True)
+    yield
+    dispute = shop.stripe.open_dispute(shop.account, charge)
+    yield
+    shop.stripe.deauthorize(shop.account)
+    oauth.connect(shop.stripe, shop.stripe.accounts[shop.account], "read_write")
+    shop.stripe.close_dispute(shop.account, dispute["id"], won=True)
+    yield
+
+
+def silence(shop: Shop) -> None:
+    while shop.stripe.webhooks.due(shop.now):
+        pass
 
 
 def test_stripe_hanging_buries_no_event_that_had_to_wait_its_turn(shop: Shop) -> None:

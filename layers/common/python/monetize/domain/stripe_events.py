@@ -35,6 +35,7 @@ UNMARKED = frozenset(
     {
         "invoice_payment.paid",
         "credit_note.created",
+        "credit_note.voided",
         "charge.dispute.created",
         "charge.dispute.closed",
         "charge.dispute.funds_withdrawn",

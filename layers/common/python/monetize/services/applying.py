@@ -134,7 +134,8 @@ def _paid_for(notice: Notice, now: datetime, ports: Ports) -> str | None:
     ours = ports.payments.store.invoice_known_as(notice.about)
     if ours is None or ours.account != notice.account:
         return "not_ours"
-    payments.heard(ours.id, notice.id, now, ports.payments)
+    about_dispute = notice.type.startswith("charge.dispute.")
+    payments.heard(ours.id, notice.id, now, ports.payments, disputed=about_dispute)
     return None
 
 

@@ -223,14 +223,15 @@ def _put_off(around: Around, ports: Ports) -> Worked:
     return Worked("unreachable", invoice.id)
 
 
-def heard(invoice_id: str, event: str, now: datetime, ports: Ports) -> str:
+def heard(invoice_id: str, event: str, now: datetime, ports: Ports, *, disputed: bool = False) -> str:
     """Something happened to an invoice of ours: bring our record up to what it is now, with the event's `done`.
 
-    Answers what became of it. NotFound when either of them is gone; PreconditionFailed when anything changed meanwhile.
+    `disputed`: it was about a dispute, so one is looked for whatever the charge says. Answers what became of the
+    invoice. NotFound when either of them is gone; PreconditionFailed when anything changed meanwhile.
     """
     around = around_of(invoice_id, now, ports)
     found = ports.provider.collected(
-        around.invoice.account, around.invoice.stripe_id, disputed=bool(around.invoice.disputed)
+        around.invoice.account, around.invoice.stripe_id, disputed=disputed or bool(around.invoice.disputed)
     )
     after = brought_up(around.invoice, found, around.terms, around.at)
     outcome = after.status if after != around.invoice else "unchanged"
