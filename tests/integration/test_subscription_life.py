@@ -67,6 +67,24 @@ def test_what_a_last_bill_leaves_in_favour_of_the_subscriber_becomes_a_credit_no
     assert [(note["amount"], note["invoice"]) for note in notes] == [(unused, shop.invoices()[-1]["id"])]
 
 
+def test_a_correction_that_only_the_last_bill_can_take_becomes_a_credit_note_by_itself(shop: Shop) -> None:
+    shop.world.run_until(FEBRUARY)
+    shop.use("2026-01-20", 40)  # thirty above the allowance: 150
+    shop.world.run_until(FEBRUARY + GRACE)
+    assert shop.bills()[-1].subtotal == 1000 + 150
+    shop.subscriber.call("POST", f"/subscriptions/{shop.subscription}/cancel", {"when": "now"})
+    asked = correction(shop, "2026-01-20", -30)
+    made = shop.publisher.call("POST", "/usage/corrections", asked, Idempotency_Key="counted twice")
+    assert made["outcome"] == "late"
+    shop.world.run_until(datetime(2026, 2, 7, 12, tzinfo=UTC))  # the last bill, and the day's reconciliation
+    last, unused = shop.bills()[-1], round(1000 * (28 - 3) / 28)
+    assert (last.last, last.subtotal, last.carry_out) == (True, 0, -(unused + 150))
+    notes = list(shop.system.emulator.account(shop.account).credit_notes.values())
+    assert [(note["amount"], note["invoice"]) for note in notes] == [(unused + 150, shop.invoices()[-1]["id"])]
+    shop.world.run_until(datetime(2026, 2, 10, tzinfo=UTC))
+    assert len(shop.system.emulator.account(shop.account).credit_notes) == 1
+
+
 def test_a_correction_that_no_bill_could_take_is_refused(shop: Shop) -> None:
     shop.world.run_until(datetime(2026, 1, 10, 12, tzinfo=UTC))
     shop.use("2026-01-10", 31)
