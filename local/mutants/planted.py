@@ -461,8 +461,8 @@ PLANTED = (
     _(
         "services/rating_bills.py",
         "late_usage_forgotten",
-        'days = {ref: day for ref, day, taken_by in found if taken_by in ("", bill.id)}',
-        "days = {ref: day for ref, day, taken_by in found if taken_by == bill.id}",
+        "        mine = {ref: day for ref, day in known.items() if all(ref not in each.late for each in before)}",
+        "        mine = {ref: day for ref, day in known.items() if any(ref in each.late for each in before)}",
         "late usage is never billed",
         WITH + "test_billing.py -k late",
         "two 0-99",
@@ -470,8 +470,8 @@ PLANTED = (
     _(
         "services/rating_bills.py",
         "earlier_late_usage_forgotten",
-        'known = mine | {ref for ref, _, taken_by in found if taken_by not in ("", bill.id)}',
-        "known = mine",
+        "                segment=parts.segment(stretch, _ahead_into(before, stretch), known),",
+        "                segment=parts.segment(stretch, _ahead_into(before, stretch), mine),",
         "a period corrected a second time loses its first correction",
         SIMULATION + "test_worlds.py -k third",
     ),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ FEBRUARY = datetime(2026, 2, 1, tzinfo=UTC)
 MARCH = datetime(2026, 3, 1, tzinfo=UTC)
 GRACE = timedelta(days=3)  # grace of a day, and the tick after it
 METER = {"name": "Requests", "event_type": "api.request", "unit": "calls"}
+TEN_A_CALL = {"id": "calls", "name": "Calls", "model": "per_unit", "meter": "{calls}", "unit_price": "10"}
 WSO2 = {"price": 1000, "max_daily_usage": 10, "overage_charge": "25", "overage_unit": 5, "meter": "{calls}"}
 
 
@@ -188,6 +189,71 @@ def test_late_usage_is_rated_in_its_own_period_and_charged_with_the_next_bill(sh
     assert shop.invoices()[-1]["total"] == 1000 + 25
     adjustment = [line for line in shop.invoices()[-1]["lines"]["data"] if line["amount"] == 25]
     assert len(adjustment) == 1
+
+
+class Busy:
+    """An account whose next place is a minute away."""
+
+    def reserve(self, account: str, now: datetime) -> float:
+        assert account
+        assert now
+        return 60
+
+
+def late_january(system: System) -> tuple[Shop, str]:
+    """A subscription whose February is due, ten cents a call, and the name of February's bill; nothing was used."""
+    shop = open_shop(system, {"name": "Gold", "terms": {"currency": "usd", "charges": [TEN_A_CALL]}})
+    shop.world.run_until(FEBRUARY + GRACE)
+    shop.system.clock.move_to(MARCH + timedelta(days=2))
+    return shop, f"{shop.subscription}.20260301T000000Z"
+
+
+def billed_late(shop: Shop) -> list[tuple[int, int]]:
+    """Subtotal and number of late entries of each bill but the first, once April is billed."""
+    shop.world.run_until(datetime(2026, 4, 1, tzinfo=UTC) + GRACE)
+    return [(bill.subtotal, len(bill.late)) for bill in shop.bills()[1:]]
+
+
+def test_late_usage_that_comes_while_a_rated_bill_waits_goes_to_the_next_one(system: System) -> None:
+    shop, march = late_january(system)
+    now = shop.system.clock.now()
+    shop.use("2026-01-30", 3, prefix="before")
+    waits = billing.bill_subscription(shop.subscription, now, replace(wiring.billing(), throttle=Busy()))
+    assert (waits.outcome, waits.bill) == ("waiting", march)
+    assert shop.use("2026-01-31", 5)["late"] == 5
+    assert billing.continue_bill(march, now + timedelta(minutes=1), wiring.billing(), placed=True).outcome == "sent"
+    assert billed_late(shop) == [(30, 1), (50, 1)]
+
+
+def test_late_usage_seen_only_by_a_worker_who_came_second_goes_to_the_next_bill(system: System) -> None:
+    shop, march = late_january(system)
+    now = shop.system.clock.now()
+    shop.use("2026-01-30", 3, prefix="before")
+
+    def stalled(bill: Bill, *rest: Any) -> Any:
+        assert billing.continue_bill(march, now, wiring.billing(), placed=True).outcome == "sent"
+        assert shop.use("2026-01-31", 5)["late"] == 5
+        lines = wiring.rater()(bill, *rest)
+        assert len(lines.late) == 2
+        return lines
+
+    assert billing.bill_subscription(shop.subscription, now, replace(wiring.billing(), rate=stalled)).outcome != "sent"
+    assert billed_late(shop) == [(30, 1), (50, 1)]
+
+
+def test_late_entries_name_the_bill_that_they_are_frozen_in(system: System) -> None:
+    shop, march = late_january(system)
+    now = shop.system.clock.now()
+    shop.use("2026-01-30", 3, prefix="before")
+
+    def killed(*_: Any) -> None:
+        raise RuntimeError("killed after the lines were frozen")
+
+    with pytest.raises(RuntimeError):
+        billing.bill_subscription(shop.subscription, now, replace(wiring.billing(), took=killed))
+    assert billing.continue_bill(march, now, wiring.billing()).outcome == "sent"
+    (late,) = wiring.usage().late_entries(shop.subscription, date(2026, 1, 1), date(2026, 1, 31))
+    assert late.taken_by == march
 
 
 def test_an_event_repeated_in_another_batch_is_billed_once(shop: Shop) -> None:

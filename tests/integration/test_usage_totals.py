@@ -137,16 +137,14 @@ def test_sealing_reaches_every_shard_of_every_month_also_without_a_counter(meter
     assert metered.send(usage_event(0, time="2026-10-21T00:00:00Z")).body["late"] == 1
 
 
-def test_late_entries_are_taken_by_one_bill_and_count_where_they_are_named(metered: Metered) -> None:
+def test_late_entries_count_where_they_are_named_and_say_which_bill_names_them(metered: Metered) -> None:
     metered.send(usage_event(1))
     metered.usage.seal(SUB, FIRST, LAST, metered.shards)
     metered.send(usage_event(1), usage_event(2), usage_event(3))  # one of them a repetition
     assert _exact(metered) == {"met_calls": {DAY: 1}}
     (late,) = metered.usage.late_entries(SUB, FIRST, LAST)
-    assert metered.usage.take_late(SUB, [late.ref], "bill-1") == ()
-    assert metered.usage.take_late(SUB, [late.ref], "bill-1") == ()
-    assert metered.usage.take_late(SUB, [late.ref], "bill-2") == (late.ref,)
-    assert metered.usage.late_entries(SUB, FIRST, LAST)[0].taken_by == "bill-1"
+    metered.usage.note_taken(SUB, [late.ref, f"{late.ref}-gone"], "bill-1")
+    assert [each.taken_by for each in metered.usage.late_entries(SUB, FIRST, LAST)] == ["bill-1"]
     assert _exact(metered, late.ref) == {"met_calls": {DAY: 3}}
     assert metered.totals() == {"17/1": 1}
 

@@ -342,7 +342,7 @@ def billing() -> Any:
     from monetize.services.billing import Ports
 
     pace = AccountPace(core(), load().invoices_per_second)
-    return Ports(billing_table(), StripeInvoices(stripe()), pace, rater(), gate())
+    return Ports(billing_table(), StripeInvoices(stripe()), pace, rater(), usage().note_taken, gate())
 
 
 @part

@@ -80,12 +80,16 @@ class Rate(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What billing works with. `held`: whether somebody paused a publisher's billing; what is due stays due."""
+    """What billing works with. `held`: whether somebody paused a publisher's billing; what is due stays due.
+
+    `took(subscription, refs, bill)` notes at late entries which bill they are frozen in.
+    """
 
     store: Store
     invoices: Invoices
     throttle: Throttle
     rate: Rate
+    took: Callable[[str, Sequence[str], str], None]
     held: Callable[[Publisher, datetime], bool] = lambda _publisher, _now: False
 
 
@@ -177,7 +181,9 @@ def work(
 ) -> Worked:
     """Take one bill from where it stands to sent, empty, held or parked. `known`: what was read or written just now."""
     try:
-        return _work(bill, now, ports, known or _read(bill, ports), placed=placed)
+        # Of a bill that was claimed just now nothing is rated; any other one's record may be older than its lines.
+        lines = ports.store.lines(bill.subscription, bill.edge) if known is None else None
+        return _work(bill, lines, now, ports, known or _read(bill, ports), placed=placed)
     except PreconditionFailed:
         return Worked("elsewhere", bill.id)  # another worker moved it: it is theirs
     except Later:
@@ -214,11 +220,18 @@ def _read(bill: Bill, ports: Ports) -> tuple[Subscription, Publisher]:
     return subscription, publisher
 
 
-def _work(bill: Bill, now: datetime, ports: Ports, known: tuple[Subscription, Publisher], *, placed: bool) -> Worked:
+def _work(
+    bill: Bill,
+    lines: BillLines | None,
+    now: datetime,
+    ports: Ports,
+    known: tuple[Subscription, Publisher],
+    *,
+    placed: bool,
+) -> Worked:
     subscription, publisher = known
     if ports.held(publisher, now):
         return Worked("on_hold", bill.id)
-    lines = ports.store.lines(bill.subscription, bill.edge) if bill.rev > 1 else None
     if bill.status == "claimed":
         bill, lines = _rated(bill, lines, subscription, publisher, ports)
     if lines is None:
@@ -239,6 +252,8 @@ def _rated(
     if frozen is None:
         _after(previous, ports)
         frozen = ports.store.freeze(ports.rate(bill, subscription, publisher, previous))
+    if frozen.late:
+        ports.took(bill.subscription, frozen.late, bill.id)
     empty = frozen.subtotal == 0
     status = states.BILL.move(bill.status, "empty" if empty else "rate")
     rated = replace(charging(bill, frozen), status=status, next_at=None if empty else bill.next_at)

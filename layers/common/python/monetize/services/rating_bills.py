@@ -43,14 +43,9 @@ class BilledUsage:
         shards = shards_of(subscription)
         return counting.exact_usage(subscription.id, first, last, shards, names, self.ledger, late).quantities
 
-    def late(self, subscription: Subscription, first: date, last: date) -> Sequence[tuple[str, date, str]]:
-        """Late entries and corrections of those days: name, day, and the bill that took them."""
-        found = self.ledger.late_entries(subscription.id, first, last)
-        return tuple((entry.ref, entry.day, entry.taken_by) for entry in found)
-
-    def take_late(self, subscription: Subscription, refs: Sequence[str], bill: str) -> frozenset[str]:
-        """Take them for a bill; answers those that another bill already had."""
-        return frozenset(self.ledger.take_late(subscription.id, refs, bill))
+    def late(self, subscription: Subscription, first: date, last: date) -> Mapping[str, date]:
+        """Late entries and corrections of those days: day by name."""
+        return {entry.ref: entry.day for entry in self.ledger.late_entries(subscription.id, first, last)}
 
     def _names(self, subscription: Subscription) -> Mapping[int, str]:
         return {meter.short: meter.id for meter in self.meters(subscription.publisher)}
@@ -101,7 +96,7 @@ class Rater:
         ahead = before[-1].ahead if before else ()
         parts = _Parts(self, subscription, publisher, sealed)
         arrears = tuple(parts.segment(stretch, ahead) for stretch in closed)
-        adjustments, taken = self._adjustments(bill, subscription, before, parts)
+        adjustments, taken = self._adjustments(subscription, before, parts)
         starting = parts.starting(bill.edge)
         rated = rating.rate(
             BillInput(
@@ -118,7 +113,7 @@ class Rater:
         return frozen(bill, rated, arrears, ahead, taken, parts.products(), previous.edge if previous else None)
 
     def _adjustments(
-        self, bill: Bill, subscription: Subscription, before: Sequence[BillLines], parts: "_Parts"
+        self, subscription: Subscription, before: Sequence[BillLines], parts: "_Parts"
     ) -> tuple[tuple[Adjustment, ...], tuple[str, ...]]:
         """Earlier segments that received usage after they were billed: all of it now, against what was billed."""
         if not before:
@@ -126,19 +121,13 @@ class Rater:
         stretches = [stretch for each in before for stretch in arrears_stretches(subscription, each.since, each.edge)]
         if not stretches:
             return (), ()
-        first, last = stretches[0].start.date(), _last_day(stretches[-1])
-        found = self.usage.late(subscription, first, last)
-        days = {ref: day for ref, day, taken_by in found if taken_by in ("", bill.id)}
-        if not days:
-            return (), ()
-        refs = list(days)
-        lost = self.usage.take_late(subscription, refs, bill.id) if self.seal else frozenset()
-        mine = frozenset(refs) - lost
-        known = mine | {ref for ref, _, taken_by in found if taken_by not in ("", bill.id)}
+        known = self.usage.late(subscription, stretches[0].start.date(), _last_day(stretches[-1]))
+        # What a bill took is what its frozen lines name: whoever rated it too and came second took nothing.
+        mine = {ref: day for ref, day in known.items() if all(ref not in each.late for each in before)}
         touched = [
             stretch
             for stretch in stretches
-            if any(ref in mine and stretch.start.date() <= day <= _last_day(stretch) for ref, day in days.items())
+            if any(stretch.start.date() <= day <= _last_day(stretch) for day in mine.values())
         ]
         made = tuple(
             Adjustment(

@@ -9,6 +9,7 @@ import zlib
 from base64 import b64decode, b64encode
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from hashlib import blake2b
 from random import random
@@ -287,21 +288,17 @@ class UsageTable:
             for item in self._between(keys.usage(subscription, month, 0), "LATE", first, last)
         )
 
-    def take_late(self, subscription: str, refs: Iterable[str], bill: str) -> tuple[str, ...]:
-        """Mark late entries as that bill's; answers those another bill already had (never two bills)."""
-        lost: list[str] = []
+    def note_taken(self, subscription: str, refs: Iterable[str], bill: str) -> None:
+        """Note at late entries which bill they are frozen in, for who reads the ledger; the bill's lines decide."""
         for ref in refs:
-            try:
+            with suppress(self._client.exceptions.ConditionalCheckFailedException):
                 self._client.update_item(
                     TableName=self._name,
                     Key={"pk": {"S": keys.usage(subscription, _day_of(ref).strftime("%Y-%m"), 0)}, "sk": {"S": ref}},
                     UpdateExpression="SET bill = :bill",
-                    ConditionExpression="attribute_exists(pk) AND (attribute_not_exists(bill) OR bill = :bill)",
+                    ConditionExpression="attribute_exists(pk)",
                     ExpressionAttributeValues={":bill": {"S": bill}},
                 )
-            except self._client.exceptions.ConditionalCheckFailedException:
-                lost.append(ref)
-        return tuple(lost)
 
     def corrections(self, subscription: str, first: date, last: date) -> tuple[Correction, ...]:
         """Corrections that were made while their day was open."""
