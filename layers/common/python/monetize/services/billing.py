@@ -186,7 +186,7 @@ def work(
         return _work(bill, lines, now, ports, known or _read(bill, ports), placed=placed)
     except PreconditionFailed:
         return Worked("elsewhere", bill.id)  # another worker moved it: it is theirs
-    except Later:
+    except (Later, NotFound):  # a draft that somebody deleted: the next look finds its id gone, and begins another
         return Worked("later", bill.id)
     except Parked as parked:
         return park(bill, parked.code, ports)
