@@ -29,6 +29,8 @@ from monetize.http.subscribing_schemas import (
     ChangePreviewResponse,
     ChangeRequest,
     CheckoutResponse,
+    DiscountRequest,
+    DiscountResponse,
     EraseRequest,
     IssuedKeyResponse,
     KeyRequest,
@@ -55,7 +57,17 @@ from monetize.http.subscribing_schemas import (
     UsageResponse,
     UsageRow,
 )
-from monetize.services import applications, changing, counting, issuing, quoting, subscribers, subscribing, usage_ledger
+from monetize.services import (
+    applications,
+    changing,
+    counting,
+    discounting,
+    issuing,
+    quoting,
+    subscribers,
+    subscribing,
+    usage_ledger,
+)
 from monetize.services.subscribing import Order
 from monetize.services.subscription_access import Person, of_anybody, visible
 
@@ -291,6 +303,24 @@ def post_topup(subscription: str, body: TopUpRequest) -> Response[TopUpResponse]
     return resolver.reply(answer, status=HTTPStatus.CREATED, rev=after.rev, location=f"/subscriptions/{after.id}")
 
 
+@app.post("/subscriptions/<subscription>/discounts", summary="Give a discount", tags=PUBLISHING, status_code=201)
+def post_discount(subscription: str, body: DiscountRequest) -> Response[DiscountResponse]:
+    """Off bills that are claimed from now on. Once for one `Idempotency-Key`, for ever."""
+    person, key, ports = _publisher(), resolver.idempotency_key(app), wiring.subscribing()
+    after, made = discounting.give(
+        person, subscription, body.to_discount(), key, wiring.clock().now(), ports, ports.store
+    )
+    answer = DiscountResponse.model_validate(made)
+    return resolver.reply(answer, status=HTTPStatus.CREATED, rev=after.rev, location=f"/subscriptions/{after.id}")
+
+
+@app.delete("/subscriptions/<subscription>/discounts/<discount>", summary="Take a discount back", tags=PUBLISHING)
+def delete_discount(subscription: str, discount: str) -> Response[SubscriptionResponse]:
+    """Bills that are claimed from now on are without it."""
+    person, ports = _publisher(), wiring.subscribing()
+    return _shown(discounting.take_back(person, subscription, discount, wiring.clock().now(), ports))
+
+
 @app.get("/subscriptions/<subscription>/payment-grace", summary="Days an unpaid invoice is borne", tags=PUBLISHING)
 def get_payment_grace(subscription: str) -> Response[PaymentGraceBody]:
     person = _person(resolver.who(app, PUBLISHER_ADMIN, PUBLISHER_VIEWER))
@@ -479,7 +509,7 @@ def _shown(subscription: Subscription) -> Response[SubscriptionResponse]:
     return resolver.reply(answer, rev=subscription.rev)
 
 
-_SECRETS = ("/keys", "/rotate", "/checkout", "/portal", "/topups")
+_SECRETS = ("/keys", "/rotate", "/checkout", "/portal", "/topups", "/discounts")
 
 
 def _secret(method: str, path: str) -> bool:

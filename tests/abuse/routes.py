@@ -22,6 +22,7 @@ KINDS = {
     "product": "api",
     "apis": "api",
     "tiers": "tier",
+    "discount": "discount",
     "lots": "lot",
     "key": "key",
     "batch": "batch",
@@ -36,7 +37,7 @@ PLAIN = {
     *("event_type", "aggregation", "value_property", "unit", "filters", "completion", "api_name", "keys", "links"),
     *("grace_hours", "late_window_days", "collection", "days_until_due", "automatic_tax", "footer", "custom_fields"),
     *("retry_days", "payment_grace_days", "hold_above", "hold_times_last", "fail_open", "threshold_percents"),
-    *("count", "shards", "threshold_amounts"),
+    *("count", "shards", "threshold_amounts", "percent", "once", "fixed"),
 }
 # Read by hand, each with tests of its own below the matrix.
 BY_HAND = {"/usage/events", "/publisher/usage/events", "/entitlements/check", "/publisher/entitlements/check"}

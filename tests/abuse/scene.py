@@ -125,9 +125,12 @@ def after_billing(world: World, side: Side) -> Side:
     admin.call("POST", f"/plans/{plan}/versions", {"wso2": terms})
     admin.call("POST", f"/plans/{plan}/publish")
     move = admin.call("POST", f"/plans/{plan}/moves", {"from_version": 1, "to_version": 2, "when": "period_end"})
+    subscription = f"/subscriptions/{side.ids['subscription']}"
+    discount = admin.call("POST", f"{subscription}/discounts", {"percent": "10"}, Idempotency_Key="d1")
     invoices = admin.call("GET", "/invoices?side=publisher&month=2026-02")["items"]
     run = admin.call("POST", "/billing-runs", {"dry_run": True})
     found = {"move": move["id"], "invoice": invoices[0]["id"], "bill": invoices[0]["bill"], "run": run["id"]}
+    found["discount"] = discount["id"]
     return Side(side.publisher, side.subscriber, side.offer, {**side.ids, **found}, side.secrets)
 
 

@@ -188,7 +188,7 @@ def _with_ids(path: str, ids: tuple[str, ...]) -> str:
     """A path whose ids, in order, are these."""
     parts, left = path.split("/"), list(ids)
     for at, part in enumerate(parts):
-        if part.split("_")[0] in ("app", "sub", "key") and left:
+        if part.split("_")[0] in ("app", "sub", "key", "dis") and left:
             parts[at] = left.pop(0)
     assert not left, f"{path} has no place for {left}"
     return "/".join(parts)

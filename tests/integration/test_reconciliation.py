@@ -18,7 +18,7 @@ from monetize.domain.adoption import lines_taken_back
 from monetize.domain.drift import Report
 from monetize.domain.errors import Invalid
 from monetize.domain.invoices import Bill, BillLines, Invoice
-from monetize.domain.subscriptions import Customer, Span, Subscriber, Subscription, billed, scheduled
+from monetize.domain.subscriptions import Customer, Discount, Span, Subscriber, Subscription, billed, scheduled
 from monetize.http.schemas import to_cursor
 from monetize.services import reconciling
 from tests.integration.payment_fixtures import START, Shop, shop
@@ -356,7 +356,9 @@ def test_a_billing_date_that_was_lost_on_the_way_waits_for_a_person(shop: Shop) 
     spans = (Span(start=START, kind="paid", tier="tier_gold", plan="plan_gold", version=1, advance=True),)
     shop.subscribe("sub_old")
     restored = scheduled(replace(shop.subscription("sub_old"), spans=spans), 24)
-    shop.change(Subscription, keys.subscription("sub_old"), spans=spans, next_edge=START, due_at=restored.due_at)
+    gift = Discount(id="dis_1", amount=100, once=True)
+    dates = {"next_edge": START, "due_at": restored.due_at}
+    shop.change(Subscription, keys.subscription("sub_old"), spans=spans, discounts=(gift,), **dates)
     following = billed(restored, START, 24).next_edge
     assert following is not None
     made = shop.sent(subscription="sub_old", edge=following, charge=True)
@@ -367,6 +369,7 @@ def test_a_billing_date_that_was_lost_on_the_way_waits_for_a_person(shop: Shop) 
     lost = shop.table.get(Bill, keys.bill("sub_old", START))
     assert lost is not None
     assert (lost.status, lost.reason, lost.next_at) == ("parked", "not_invoiced", None)
+    assert (lost.discounts, shop.subscription("sub_old").discounts[0].used_by) == ((gift,), lost.id)
     assert [item["sk"]["S"] for item in shop.table.query(keys.parked("acme").pk).items] == [f"BILL#{lost.id}"]
     lines = shop.table.get(BillLines, keys.bill_lines("sub_old", following))
     assert lines is not None

@@ -17,7 +17,7 @@ __all__ = ["shop"]
 
 APRIL = datetime(2026, 4, 1, tzinfo=UTC)
 NAMES = sorted(path.stem.removeprefix("subscribe_") for path in EVENTS.glob("subscribe_*.json"))
-KEYED = {"post_topup": {"idempotency-key": "x"}}
+KEYED = {name: {"idempotency-key": "x"} for name in ("post_topup", "post_discount")}
 MATCHED = {"put_spend_cap", "put_application", "put_subscriber", "put_payment_grace"}
 OPERATING = {"get_shards", "put_shards"}
 OF_A_SUBSCRIPTION = [
@@ -43,10 +43,10 @@ def test_every_route_has_an_event_and_every_event_a_route() -> None:
         event = json.loads((EVENTS / f"subscribe_{name}.json").read_text())
         http = event["requestContext"]["http"]
         parts = [
-            "{" + part.split("_")[0] + "}" if part[:4] in ("sub_", "app_", "key_") else part
+            "{" + part.split("_")[0] + "}" if part[:4] in ("sub_", "app_", "key_", "dis_") else part
             for part in http["path"].split("/")
         ]
-        words = {"{sub}": "{subscription}", "{app}": "{application}", "{key}": "{key}"}
+        words = {"{sub}": "{subscription}", "{app}": "{application}", "{key}": "{key}", "{dis}": "{discount}"}
         events.add((http["method"], "/".join(words.get(part, part) for part in parts)))
     assert events == {(method, path.replace("<", "{").replace(">", "}")) for method, path in documented}
 

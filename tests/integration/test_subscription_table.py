@@ -214,12 +214,12 @@ def test_a_key_is_made_for_a_subscription_as_it_was_read_and_once_for_a_request(
 def test_a_top_up_is_kept_under_its_key_for_ever(bench: Bench) -> None:
     read = begun(bench)
     topped = replace(read, topups=(TopUp(id="top_1", meter="m", quantity=1, period_start=NOW),))
-    after = bench.store.top_up(read, topped, "t1", "print", "top_1", entry(2))
-    item = bench.table.raw(keys.topup("sub_1", "t1"))
+    after = bench.store.give("topup", read, topped, ("t1", "print", "top_1"), entry(2))
+    item = bench.table.raw(keys.gift("sub_1", "topup", "t1"))
     assert item is not None
     assert "expires_at" not in item
-    refused(bench, lambda: bench.store.top_up(after, topped, "t1", "print", "top_2", entry(3)))
-    refused(bench, lambda: bench.store.top_up(read, topped, "t2", "print", "top_2", entry(3)))
+    refused(bench, lambda: bench.store.give("topup", after, topped, ("t1", "print", "top_2"), entry(3)))
+    refused(bench, lambda: bench.store.give("topup", read, topped, ("t2", "print", "top_2"), entry(3)))
 
 
 def test_a_request_is_forgotten_by_the_tables_own_time_to_live(bench: Bench) -> None:

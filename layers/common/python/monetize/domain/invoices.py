@@ -5,7 +5,7 @@ from datetime import date, datetime
 
 from monetize.domain.collecting import InvoiceLine
 from monetize.domain.rating import Ahead, Carried, Line, roll_up
-from monetize.domain.subscriptions import Step
+from monetize.domain.subscriptions import Discount, Step, bill_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +45,7 @@ class Bill:
     reason: str = ""  # why parked or held
     approved: bool = False  # released by a person: safety bounds do not hold it again
     late: tuple[str, ...] = ()  # sort keys of the late entries and corrections it took
+    discounts: tuple[Discount, ...] = ()  # those in force when it was claimed
     run: str = ""
     due_scope: str = ""  # the part of the to-do list of a publisher with a clock of its own
     next_at: datetime | None = None  # in the to-do list until sent, empty, waived; parked and held are not in it
@@ -56,7 +57,7 @@ class Bill:
     @property
     def id(self) -> str:
         """The bill's public name."""
-        return f"{self.subscription}.{self.edge:%Y%m%dT%H%M%SZ}"
+        return bill_name(self.subscription, self.edge)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
+from monetize.domain.errors import Conflict
 from monetize.domain.periods import (
     Anchor,
     AnchorMode,
@@ -26,6 +27,7 @@ PAID: Final = "paid"
 PAUSED: Final = "paused"
 
 MOST_HISTORY: Final = 50
+MOST_DISCOUNTS: Final = 20
 WRITTEN: Final = timedelta(minutes=5)  # longer than ingest takes from its decision to its write, clocks apart included
 
 
@@ -145,7 +147,10 @@ class TopUp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discount:
-    """Off a bill's charges, once or for ever. Exactly one of percent (decimal string) and amount (minor units)."""
+    """Off a bill's charges, once or for ever. Exactly one of percent (decimal string) and amount (minor units).
+
+    Which bills it is for is settled when they are claimed: one given once is for the first.
+    """
 
     id: str
     percent: str | None = None
@@ -406,8 +411,36 @@ def scheduled(subscription: Subscription, grace_hours: int) -> Subscription:
 
 
 def billed(subscription: Subscription, edge: datetime, grace_hours: int) -> Subscription:
-    """The same once the bill at `edge` is claimed: on to the next billing date."""
-    return scheduled(replace(subscription, last_edge=edge), grace_hours)
+    """The same once the bill at `edge` is claimed: on to the next billing date, discounts given once used by it."""
+    bill = bill_name(subscription.id, edge)
+    discounts = tuple(
+        replace(each, used_by=bill) if each.once and each.used_by is None else each for each in subscription.discounts
+    )
+    return scheduled(replace(subscription, last_edge=edge, discounts=discounts), grace_hours)
+
+
+def bill_name(subscription: str, edge: datetime) -> str:
+    """The public name of the bill at a billing date."""
+    return f"{subscription}.{edge:%Y%m%dT%H%M%SZ}"
+
+
+def discounts_in_force(subscription: Subscription) -> tuple[Discount, ...]:
+    """What the next bill to be claimed takes: discounts for ever, and those given once that no bill has used."""
+    return tuple(each for each in subscription.discounts if each.used_by is None)
+
+
+def with_discount(subscription: Subscription, made: Discount) -> Subscription:
+    """The same with one more discount; room is made by forgetting used ones, the oldest first.
+
+    Conflict `too_many_discounts` when none of them is used.
+    """
+    kept = list(subscription.discounts)
+    while len(kept) >= MOST_DISCOUNTS:
+        used = next((each for each in kept if each.used_by is not None), None)
+        if used is None:
+            raise Conflict("too_many_discounts", f"A subscription takes {MOST_DISCOUNTS} discounts at most.")
+        kept.remove(used)
+    return replace(subscription, discounts=(*kept, made))
 
 
 def begun(

@@ -15,11 +15,12 @@ from monetize.domain.subscriptions import (
     Application,
     Contact,
     Customer,
+    Discount,
     Subscriber,
     Subscription,
     status_at,
 )
-from monetize.http.schemas import Id, Instant, Minor, Name, RequestModel, ResponseModel, Text
+from monetize.http.schemas import Bool, DecimalText, Id, Instant, Minor, Name, RequestModel, ResponseModel, Text
 
 Email = Annotated[
     str,
@@ -272,6 +273,16 @@ class TopUpResponse(ResponseModel):
     period_start: Instant
 
 
+class DiscountResponse(ResponseModel):
+    """Off each bill, or off the one bill that takes it when it is claimed: `used_by`. Percent, or minor units."""
+
+    id: str
+    percent: str | None
+    amount: int | None
+    once: bool
+    used_by: str | None
+
+
 class SubscriptionResponse(ResponseModel):
     """A subscription, as its subscriber and its publisher see it. Caps in minor units of `currency`."""
 
@@ -302,6 +313,7 @@ class SubscriptionResponse(ResponseModel):
     spend_cap: int | None
     publisher_spend_cap: int | None
     topups: list[TopUpResponse]
+    discounts: list[DiscountResponse]
     history: list[StepResponse]
     invoice_email: str
     created_at: Instant
@@ -343,7 +355,7 @@ class ChangeRequest(RequestModel):
 
 
 class ChangePreviewResponse(ResponseModel):
-    """An estimate. Money in minor units of `currency`, before tax; usage is not in it. `due` < 0 is credit."""
+    """An estimate. Money in minor units of `currency`, before tax and discounts, without usage. `due` < 0 is credit."""
 
     tier: str
     plan: str | None
@@ -426,6 +438,18 @@ class TopUpRequest(RequestModel):
 
     meter: Id
     quantity: Annotated[int, Field(strict=True, ge=1, le=10**15 - 1)]
+
+
+class DiscountRequest(RequestModel):
+    """A percentage above 0 and at most 100, or an amount in minor units: off every bill, or `once`."""
+
+    percent: DecimalText | None = None
+    amount: Annotated[Minor, Field(ge=1)] | None = None
+    once: Bool = False
+
+    def to_discount(self) -> Discount:
+        """As the domain has it, before it has an id."""
+        return Discount(id="", percent=self.percent, amount=self.amount, once=self.once)
 
 
 # --- keys ---

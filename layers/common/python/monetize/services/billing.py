@@ -23,7 +23,7 @@ from monetize.domain.invoices import Bill, BillLines, Invoice
 from monetize.domain.offers import time_of
 from monetize.domain.plans import PlanVersion
 from monetize.domain.publishers import Publisher
-from monetize.domain.subscriptions import Subscriber, Subscription, bill_due_at, billed
+from monetize.domain.subscriptions import Subscriber, Subscription, bill_due_at, billed, discounts_in_force
 from monetize.domain.usage import LedgerMismatch
 from monetize.services.subscribing import settled
 
@@ -146,6 +146,7 @@ def bill_subscription(sub: str, now: datetime, ports: Ports) -> Worked:
             currency=moved.currency,
             edge=edge,
             last=moved.end is not None and edge >= moved.end,
+            discounts=discounts_in_force(moved),
             next_at=now + LEASE,
             created_at=at,
             belated=at - bill_due_at(moved, edge, grace) > KEY_LIFE,

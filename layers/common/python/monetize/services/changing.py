@@ -63,9 +63,9 @@ class TopUps(Protocol):
     """What top-ups are kept in; the natural key of each is kept for ever."""
 
     def meter(self, publisher: str, meter: str) -> Meter | None: ...
-    def topped_up(self, subscription: str, key_sha256: str) -> Request | None: ...
-    def top_up(
-        self, before: Subscription, after: Subscription, key_sha256: str, fingerprint: str, made: str, entry: AuditEntry
+    def given(self, what: str, subscription: str, key_sha256: str) -> Request | None: ...
+    def give(
+        self, what: str, before: Subscription, after: Subscription, request: tuple[str, str, str], entry: AuditEntry
     ) -> Subscription: ...
 
 
@@ -474,7 +474,7 @@ def top_up(
 
     def once() -> tuple[Subscription, TopUp]:
         subscription = of_publisher(person, subscription_id, ports)
-        found = store.topped_up(subscription_id, natural)
+        found = store.given("topup", subscription_id, natural)
         if found is not None:
             if found.fingerprint != fingerprint:
                 raise Invalid("idempotency_key_reused", "This Idempotency-Key was used for another top-up.")
@@ -497,6 +497,6 @@ def top_up(
         entry = audit(
             person, subscription, "subscription.topup", at, ports, after={"meter": meter, "quantity": str(quantity)}
         )
-        return store.top_up(subscription, after, natural, fingerprint, made.id, entry), made
+        return store.give("topup", subscription, after, (natural, fingerprint, made.id), entry), made
 
     return until_unchanged(once)

@@ -10,7 +10,14 @@ from monetize.domain.periods import nominal_period, period_from
 from monetize.domain.plans import PlanTerms
 from monetize.domain.publishers import Publisher
 from monetize.domain.rating import BillInput, Segment, rate
-from monetize.domain.subscriptions import Subscription, begun, bill_due_at, first_edge, following_edge
+from monetize.domain.subscriptions import (
+    Subscription,
+    begun,
+    bill_due_at,
+    discounts_in_force,
+    first_edge,
+    following_edge,
+)
 from monetize.services.subscribing import settled
 from monetize.services.subscription_access import Person, Ports, the_offer, the_publisher, visible
 
@@ -59,6 +66,7 @@ def upcoming(
         currency=subscription.currency,
         edge=edge,
         last=subscription.end is not None and subscription.end <= edge,
+        discounts=discounts_in_force(subscription),
         created_at=at,
     )
     lines = rate_bill(bill, subscription, publisher, bills.bill_before(subscription.id, edge))

@@ -106,7 +106,7 @@ class Rater:
                 starting=starting,
                 adjustments=adjustments,
                 carried=before[-1].carried if before else (),
-                discounts=discounts_of(subscription, bill),
+                discounts=discounts_of(bill),
                 fee=ApplicationFee(percent=Decimal(publisher.fee_percent), fixed=publisher.fee_fixed),
             )
         )
@@ -258,8 +258,8 @@ def top_ups_in(subscription: Subscription, period: Period) -> Mapping[str, int]:
     return found
 
 
-def discounts_of(subscription: Subscription, bill: Bill) -> tuple[Discount, ...]:
-    """Discounts for ever, and those once that this bill took when it was claimed."""
+def discounts_of(bill: Bill) -> tuple[Discount, ...]:
+    """What the bill took when it was claimed, whatever was given or taken back since."""
     return tuple(
         Discount(
             id=each.id,
@@ -267,8 +267,7 @@ def discounts_of(subscription: Subscription, bill: Bill) -> tuple[Discount, ...]
             percent=Decimal(each.percent) if each.percent is not None else None,
             amount=each.amount,
         )
-        for each in subscription.discounts
-        if not each.once or each.used_by == bill.id
+        for each in bill.discounts
     )
 
 

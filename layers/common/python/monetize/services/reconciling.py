@@ -42,7 +42,14 @@ from monetize.domain.invoices import Bill, BillLines, Invoice
 from monetize.domain.offers import time_of
 from monetize.domain.plans import PlanVersion
 from monetize.domain.publishers import Publisher
-from monetize.domain.subscriptions import Subscriber, Subscription, billed, called_off_at, in_force
+from monetize.domain.subscriptions import (
+    Subscriber,
+    Subscription,
+    billed,
+    called_off_at,
+    discounts_in_force,
+    in_force,
+)
 from monetize.services import invoice_actions, payments
 from monetize.services.billing import charging, invoice_id, split_bill_id
 from monetize.services.subscription_access import until_unchanged
@@ -488,6 +495,7 @@ def _gap(going: _Pass, subscription: Subscription, edge: datetime) -> Bill:
         currency=subscription.currency,
         edge=edge,
         last=subscription.end is not None and edge >= subscription.end,
+        discounts=discounts_in_force(subscription),
         status=states.BILL.move("claimed", "park"),
         reason="not_invoiced",
         created_at=time_of(going.publisher, going.now),

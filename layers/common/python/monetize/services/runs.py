@@ -34,7 +34,14 @@ from monetize.domain.runs import (
     foremost,
     rank_of,
 )
-from monetize.domain.subscriptions import Subscriber, Subscription, bill_due_at, billed, in_force
+from monetize.domain.subscriptions import (
+    Subscriber,
+    Subscription,
+    bill_due_at,
+    billed,
+    discounts_in_force,
+    in_force,
+)
 from monetize.domain.usage import Counters
 from monetize.services import rating_bills, running
 from monetize.services.billing import held_for
@@ -337,6 +344,7 @@ def would_pay(run: Run, sub: str, ports: Ports) -> Iterator[RunResult]:
             currency=moved.currency,
             edge=edge,
             last=moved.end is not None and edge >= moved.end,
+            discounts=discounts_in_force(moved),
             created_at=at,
         )
         if previous is None:

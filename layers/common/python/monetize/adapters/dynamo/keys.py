@@ -151,9 +151,9 @@ def request(request_sha256: str) -> Key:
     return Key(f"REQUEST#{request_sha256}", "ONCE")
 
 
-def topup(sub: str, key_sha256: str) -> Key:
-    """The natural key, for ever, of a top-up."""
-    return Key(f"SUB#{sub}", f"TOPUP#{key_sha256}")
+def gift(sub: str, what: str, key_sha256: str) -> Key:
+    """The natural key, for ever, of what a publisher gave: `topup`, `discount`."""
+    return Key(f"SUB#{sub}", f"{what.upper()}#{key_sha256}")
 
 
 def bill(sub: str, edge: datetime | None = None) -> Key:

@@ -232,19 +232,20 @@ class SubscriptionTable:
         self._write(put(key), put(entry))
         return replace(key, rev=key.rev + 1)
 
-    # --- top-ups ---
+    # --- top-ups, discounts ---
 
-    def topped_up(self, subscription: str, key_sha256: str) -> Asked | None:
-        """What a top-up with that natural key made."""
-        return self._asked(keys.topup(subscription, key_sha256))
+    def given(self, what: str, subscription: str, key_sha256: str) -> Asked | None:
+        """The `topup` or `discount` that was given under that natural key."""
+        return self._asked(keys.gift(subscription, what, key_sha256))
 
-    def top_up(
-        self, before: Subscription, after: Subscription, key_sha256: str, fingerprint: str, made: str, entry: AuditEntry
+    def give(
+        self, what: str, before: Subscription, after: Subscription, request: tuple[str, str, str], entry: AuditEntry
     ) -> Subscription:
-        """A top-up with its natural key, which is kept for ever."""
+        """A subscription with what it was given. `request`: the natural key, kept for ever, what was asked, the id."""
+        natural, fingerprint, made = request
         self._write(
             put(replace(after, rev=before.rev)),
-            _ask(keys.topup(before.id, key_sha256), made, fingerprint, None),
+            _ask(keys.gift(before.id, what, natural), made, fingerprint, None),
             put(entry),
         )
         return replace(after, rev=before.rev + 1)
