@@ -10,13 +10,14 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from monetize import wiring
 from monetize.http import resolver
-from monetize.http.caller import PUBLISHER_ADMIN, PUBLISHER_VIEWER, Caller
+from monetize.http.caller import OPERATOR, PUBLISHER_ADMIN, PUBLISHER_VIEWER, Caller
 from monetize.http.onboarding_schemas import (
     ConnectRequest,
     ConnectResponse,
     DisconnectResponse,
     EnableRequest,
     EnableResponse,
+    FeeBody,
     PublisherResponse,
     SettingsBody,
 )
@@ -27,6 +28,8 @@ logger = Logger()
 tracer = Tracer()
 metrics = Metrics()
 app = resolver.build()
+
+OPERATING = ["operating"]
 
 
 def _person(caller: Caller) -> Person:
@@ -68,6 +71,22 @@ def put_settings(body: SettingsBody) -> Response[PublisherResponse]:
     ports = wiring.onboarding()
     publisher = onboarding.change_settings(_person(caller), body.to_settings(), rev, wiring.clock().now(), ports)
     return resolver.reply(PublisherResponse.of(publisher), rev=publisher.rev)
+
+
+@app.get("/monetization/publishers/<publisher>/fee", summary="The platform's share of one publisher", tags=OPERATING)
+def get_fee(publisher: str) -> Response[FeeBody]:
+    resolver.who(app, OPERATOR)
+    found = onboarding.any_publisher(publisher, wiring.onboarding())
+    return resolver.reply(FeeBody.of(found), rev=found.rev)
+
+
+@app.put("/monetization/publishers/<publisher>/fee", summary="The platform's share of one publisher", tags=OPERATING)
+def put_fee(publisher: str, body: FeeBody) -> Response[FeeBody]:
+    """Of the bills that are rated from now on. The publisher sees it in its own status and audit."""
+    person, rev = _person(resolver.who(app, OPERATOR)), resolver.expected_revision(app)
+    now, ports = wiring.clock().now(), wiring.onboarding()
+    after = onboarding.set_fee(person, publisher, body.percent, body.fixed, rev, now, ports)
+    return resolver.reply(FeeBody.of(after), rev=after.rev)
 
 
 @app.delete("/monetization", summary="Stop billing and let the Stripe account go", tags=["onboarding"])

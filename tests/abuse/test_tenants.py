@@ -20,7 +20,9 @@ from tests.abuse.routes import EVERY_TENANT_ROLE, KINDS, PLAIN, ROLES, Operation
 from tests.abuse.scene import BATCH, Scene, stage, usage_event
 
 # An operator works for every publisher: these it may read, and change where its work is to change them.
-OPERATORS = re.compile(r"/(invoices|reports|bills|billing-runs|audit|subscriptions/[^/]+/shards)\b")
+OPERATORS = re.compile(
+    r"/(invoices|reports|bills|billing-runs|audit|subscriptions/[^/]+/shards|monetization/publishers)\b"
+)
 
 
 @pytest.fixture(scope="module")

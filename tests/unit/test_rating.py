@@ -25,7 +25,6 @@ from monetize.domain.rating import (
     Rated,
     Segment,
     ahead_of,
-    fee_to_return,
     preview,
     rate,
     roll_up,
@@ -482,15 +481,6 @@ def test_the_platform_s_share_is_never_above_the_subtotal() -> None:
     assert bill(segment(terms(CALLS), usage=used(1000)), fee=fee).application_fee == 55
     assert bill(segment(terms(CALLS), usage=used(10)), fee=fee).application_fee == 10
     assert bill(fee=fee).application_fee == 0
-
-
-@given(st.integers(0, 10**6), st.lists(st.integers(1, 10**6), min_size=1, max_size=8))
-def test_refunds_of_everything_return_the_whole_share(fee: int, refunds: list[int]) -> None:
-    charged, before, returned = sum(refunds), 0, 0
-    for refund in refunds:
-        returned += fee_to_return(fee, charged, before, refund)
-        before += refund
-    assert returned == fee
 
 
 def test_nothing_used_and_no_fee_is_an_empty_bill() -> None:

@@ -12,7 +12,7 @@ from typing import Final
 
 from monetize.domain.currencies import Currency
 from monetize.domain.lines import MOST_LINES, Line, LineKind, Netted
-from monetize.domain.money import EXACT, chargeable, currency_of, divide_half_up, prorate, split
+from monetize.domain.money import EXACT, chargeable, currency_of, prorate, split
 from monetize.domain.periods import YEAR, Anchor, Period, nominal_period
 from monetize.domain.plans import Charge, PlanTerms, TaxBehavior
 from monetize.domain.pricing import allowance as allowances
@@ -33,7 +33,6 @@ __all__ = [
     "Step",
     "UsageByDay",
     "ahead_of",
-    "fee_to_return",
     "preview",
     "rate",
     "roll_up",
@@ -195,14 +194,6 @@ def ahead_of(lines: Iterable[Line]) -> tuple[Ahead, ...]:
         for each in lines
         if each.advance and each.charge is not None
     )
-
-
-def fee_to_return(fee: int, charged: int, refunded_before: int, refund: int) -> int:
-    """The platform's share of a refund, in proportion; any sequence of refunds of all returns the whole fee."""
-    if charged <= 0:
-        return 0
-    total = divide_half_up(fee * (refunded_before + refund), charged)
-    return total - divide_half_up(fee * refunded_before, charged)
 
 
 def roll_up(lines: Sequence[Line], limit: int = MOST_LINES) -> tuple[Line, ...]:

@@ -5,7 +5,18 @@ from typing import Annotated, Literal, Self
 from pydantic import Field
 
 from monetize.domain.publishers import BillingSettings, Publisher
-from monetize.http.schemas import Bool, Count, Instant, Int, Minor, Name, RequestModel, ResponseModel, Text
+from monetize.http.schemas import (
+    Bool,
+    Count,
+    DecimalText,
+    Instant,
+    Int,
+    Minor,
+    Name,
+    RequestModel,
+    ResponseModel,
+    Text,
+)
 
 
 class ConnectRequest(RequestModel):
@@ -77,6 +88,21 @@ class SettingsBody(RequestModel):
         )
 
 
+class FeeBody(RequestModel):
+    """The platform's share of an invoice: `percent` of its subtotal, 0 to 100, and `fixed` minor units of its currency.
+
+    Together never more than the subtotal.
+    """
+
+    percent: DecimalText
+    fixed: Minor
+
+    @classmethod
+    def of(cls, publisher: Publisher) -> Self:
+        """From the domain."""
+        return cls(percent=publisher.fee_percent, fixed=publisher.fee_fixed)
+
+
 class PublisherResponse(ResponseModel):
     """Monetization of one organization."""
 
@@ -86,6 +112,7 @@ class PublisherResponse(ResponseModel):
     stripe: AccountResponse | None
     pending: AccountResponse | None
     settings: dict[str, object]
+    fee: FeeBody
     created_at: Instant
     enabled_at: Instant | None
 
@@ -101,6 +128,7 @@ class PublisherResponse(ResponseModel):
             stripe=AccountResponse.model_validate(link) if link else None,
             pending=AccountResponse.model_validate(pending) if pending else None,
             settings=settings.model_dump(),
+            fee=FeeBody.of(publisher),
             created_at=publisher.created_at,
             enabled_at=publisher.enabled_at,
         )

@@ -26,6 +26,7 @@ from monetize.domain.errors import (
     StepUpRequired,
     UpgradeRequired,
 )
+from monetize.domain.percentages import parse_percent
 from monetize.domain.publishers import (
     Account,
     BillingSettings,
@@ -263,6 +264,31 @@ def change_settings(person: Person, settings: BillingSettings, rev: int, now: da
     return ports.publishers.save(replace(publisher, settings=settings), entry)
 
 
+def any_publisher(publisher: str, ports: Ports) -> Publisher:
+    """One publisher, for an operator. NotFound `unknown_publisher`."""
+    found = ports.publishers.get(publisher)
+    if found is None:
+        raise NotFound("unknown_publisher", "There is no such publisher.")
+    return found
+
+
+def set_fee(
+    person: Person, publisher: str, percent: str, fixed: int, rev: int, now: datetime, ports: Ports
+) -> Publisher:
+    """The platform's share of each invoice from the next bill that is rated on; the publisher's audit tells it.
+
+    `percent` of the subtotal and `fixed` minor units of its currency. Invalid `bad_percent`.
+    """
+    before = replace(any_publisher(publisher, ports), rev=rev)
+    after = replace(before, fee_percent=f"{parse_percent(percent):f}", fee_fixed=fixed)
+    entry = _entry(person, "monetization.fee", publisher, now, ports, before=_fee(before), after=_fee(after))
+    return ports.publishers.save(after, entry)
+
+
+def _fee(publisher: Publisher) -> dict[str, str]:
+    return {"percent": publisher.fee_percent, "fixed": str(publisher.fee_fixed)}
+
+
 @dataclass(frozen=True, slots=True)
 class Disconnected:
     """What letting go leaves: subscriptions with a bill that will not be made until the account is back."""
@@ -414,7 +440,7 @@ def _entry(
 ) -> AuditEntry:
     return AuditEntry(
         id=ports.ids.new("aud", now),
-        publisher=person.organization,
+        publisher=target,
         at=now,
         actor=person.user,
         organization=person.organization,
