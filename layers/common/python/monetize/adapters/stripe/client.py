@@ -17,6 +17,9 @@ from monetize.domain.errors import AccountUnreachable, CardDeclined, NotFound, P
 CONNECT_SECONDS = 2
 READ_SECONDS = 20
 
+# Stripe asks for the customer instead of the bank, and says so in the code alone.
+_AUTHENTICATION = {"invoice_payment_intent_requires_action": "authentication_required"}
+
 stripe.enable_telemetry = False  # it would write a file into the home folder
 # At INFO, where Lambda's JSON logs begin, the SDK repeats what Stripe said: OAuth codes and mail addresses included.
 logging.getLogger("stripe").setLevel(logging.WARNING)
@@ -100,7 +103,9 @@ def told_as_ours() -> Iterator[None]:
             "card_declined",
             "The bank declined the payment.",
             provider_code=error.code or "card_declined",
-            decline_code=str(getattr(error.error, "decline_code", None) or ""),
+            decline_code=str(getattr(error.error, "decline_code", None) or _AUTHENTICATION.get(error.code or "", "")),
+            charge=str(getattr(error.error, "charge", None) or ""),
+            payment_method=str(getattr(getattr(error.error, "payment_method", None), "id", "")),
         ) from error
     except (stripe.RateLimitError, stripe.APIConnectionError) as error:
         raise ProviderBusy("stripe_unavailable", "Stripe does not answer now.", retry_after=2) from error
