@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -28,20 +29,27 @@ tallies: list[tuple[str, billing.Worked]] = []  # of this batch: told to the run
 def _one(record: SQSRecord) -> None:
     message: dict[str, Any] = record.json_body
     kind, now = message["kind"], wiring.clock().now()
+    group = record.raw_event["attributes"].get("MessageGroupId")
+    present = int(now.timestamp() * 1000)
+    if (early := message.get("at", 0) - present) > 0:
+        # A queue delays by a quarter of an hour at most: its place has not come yet.
+        wiring.billing_queue().send(message, delay_seconds=math.ceil(early / 1000), group=group)
+        return
     worked = WORK[kind](message, now)
-    if kind != "shard":  # 64 of them an hour mostly find nothing, and say so in their own metric
-        metrics.add_metric(f"Billing_{kind}_{worked.outcome}", MetricUnit.Count, 1)
-        logger.info("billing step", extra={"kind": kind, "outcome": worked.outcome, "bill": worked.bill})
-    if worked.outcome == "parked":
-        metrics.add_metric("BillsParked", MetricUnit.Count, 1)  # the alarm's, whichever message it happened to
-    if kind in TALLIED and "run" in message and not worked.again_in:
-        tallies.append((message["run"], worked))
+    for each in (*worked.before, worked):
+        if kind != "shard":  # 64 of them an hour mostly find nothing, and say so in their own metric
+            metrics.add_metric(f"Billing_{kind}_{each.outcome}", MetricUnit.Count, 1)
+            logger.info("billing step", extra={"kind": kind, "outcome": each.outcome, "bill": each.bill})
+        if each.outcome == "parked":
+            metrics.add_metric("BillsParked", MetricUnit.Count, 1)  # the alarm's, whichever message it happened to
+        if kind in TALLIED and "run" in message and not each.again_in:
+            tallies.append((message["run"], each))
     if worked.again_in:
         # Its place is kept: the message comes back when its turn is, and this receive does not count as a failure.
         again = {"kind": "bill", "id": worked.bill, "placed": True, "more": kind == "subscription" or "more" in message}
+        again["at"] = present + math.ceil(worked.again_in * 1000)
         if "run" in message:
             again["run"] = message["run"]
-        group = record.raw_event["attributes"].get("MessageGroupId")
         wiring.billing_queue().send(again, delay_seconds=math.ceil(worked.again_in), group=group)
 
 
@@ -83,9 +91,7 @@ def _bill(message: dict[str, Any], now: datetime) -> billing.Worked:
         # Its subscription was being billed when this bill had to wait for its place: it may be several periods behind.
         behind = _subscription({"id": billing.split_bill_id(message["id"])[0]}, now)
         if behind.outcome != "not_due":
-            if "run" in message:
-                tallies.append((message["run"], worked))
-            return behind
+            return replace(behind, before=(worked, *behind.before))
     return worked
 
 

@@ -330,7 +330,7 @@ def create_product(call: Call) -> Obj:
     """The id may be the caller's."""
     params = call.params
     new_id = params.get("id") or call.world.ids.new("prod", 14)
-    if new_id in call.account.products:
+    if new_id in call.account.products and not call.account.products[new_id].get("deleted"):
         raise invalid("Product already exists.", "id", "resource_already_exists")
     product: Obj = {
         "id": new_id,

@@ -31,6 +31,10 @@ LEASE = timedelta(minutes=15)
 KEY_LIFE = timedelta(hours=20)  # Stripe keeps keys 24 hours at least; after this a repeat looks before it creates
 
 
+# What a bill names at Stripe besides its own invoice: without it, it waits for a person.
+_MISSING = {"customer": "customer_missing", "product": "product_missing"}
+
+
 class Store(Protocol):
     """What is stored."""
 
@@ -97,7 +101,7 @@ class Ports:
 class Worked:
     """What a message led to: `outcome` is a word for metrics; `again_in` asks to come back, its place being kept.
 
-    `amount` (minor units of `currency`) is what was sent.
+    `amount` (minor units of `currency`) is what was sent. `before`: what its earlier bills led to, if any.
     """
 
     outcome: str
@@ -105,6 +109,7 @@ class Worked:
     again_in: float = 0
     amount: int = 0
     currency: str = ""
+    before: tuple["Worked", ...] = ()
 
 
 class Parked(Exception):
@@ -121,22 +126,30 @@ class Later(Exception):
 
 def bill_subscription(sub: str, now: datetime, ports: Ports) -> Worked:
     """Everything due of one subscription: changes and ends that came due, then each billing date in order."""
-    worked = Worked("not_due")
+    *before, last = _each_due(sub, now, ports)
+    return replace(last, before=tuple(before)) if before else last
+
+
+def _each_due(sub: str, now: datetime, ports: Ports) -> Iterator[Worked]:
+    """What each billing date led to; a word at least."""
+    worked: Worked | None = None
+    idle = Worked("not_due")
     subscription = ports.store.subscription(sub)
     publisher = ports.store.publisher(subscription.publisher) if subscription is not None else None
     while subscription is not None and publisher is not None:
         if ports.held(publisher, now):
-            return Worked("on_hold")
+            yield Worked("on_hold")
+            return
         at, grace = time_of(publisher, now), publisher.settings.grace_hours
         if subscription.due_at is None or subscription.due_at > at:
-            return worked
+            break
         moved = settled(subscription, publisher, at)
         edge = moved.next_edge
         if edge is None or bill_due_at(moved, edge, grace) > at:
             if moved == subscription or not ports.store.move(subscription, moved):
-                return worked
+                break
             subscription = replace(moved, rev=subscription.rev + 1)
-            worked = Worked("moved")
+            idle = Worked("moved")
             continue
         bill = Bill(
             subscription=sub,
@@ -158,9 +171,11 @@ def bill_subscription(sub: str, now: datetime, ports: Ports) -> Worked:
         # What was just written needs no reading: should it change meanwhile, the next claim is refused.
         subscription = replace(after, rev=subscription.rev + 1)
         worked = work(replace(bill, rev=1), now, ports, known=(subscription, publisher))
+        yield worked
         if worked.again_in:
-            return worked
-    return worked
+            return
+    if worked is None:
+        yield idle
 
 
 def continue_bill(bill_id: str, now: datetime, ports: Ports, *, placed: bool = False) -> Worked:
@@ -187,8 +202,12 @@ def work(
         return _work(bill, lines, now, ports, known or _read(bill, ports), placed=placed)
     except PreconditionFailed:
         return Worked("elsewhere", bill.id)  # another worker moved it: it is theirs
-    except (Later, NotFound):  # a draft that somebody deleted: the next look finds its id gone, and begins another
+    except Later:
         return Worked("later", bill.id)
+    except NotFound as missing:
+        what = _MISSING.get(str(missing.members.get("param", "")).rpartition("[")[2].rstrip("]"))
+        # A draft that somebody deleted: the next look finds its id gone, and begins another.
+        return park(bill, what, ports) if what is not None else Worked("later", bill.id)
     except Parked as parked:
         return park(bill, parked.code, ports)
     except LedgerMismatch as mismatch:
@@ -305,6 +324,9 @@ def _collect(
     """Draft → lines → compare → finalize → recorded → paid. At most four writes at Stripe."""
     wanted = _request(bill, publisher, ports)
     if not placed and (wait := ports.throttle.reserve(wanted.account, now)) > 0:
+        if bill.next_at is not None and now + timedelta(seconds=wait) >= bill.next_at:
+            # No tick may enqueue it before its place comes: it would take a second one.
+            ports.store.save(replace(bill, next_at=now + timedelta(seconds=wait) + LEASE))
         return Worked("waiting", bill.id, again_in=wait)
     lines = frozen.invoice_lines()
     if bill.invoice is None:

@@ -28,6 +28,8 @@ class StripeProducts:
                 found = self._client.v1.products.retrieve(product, None, options(account))
         except NotFound:
             return self._create(account, publisher, plan, name, tax_code)
+        if found.to_dict().get("deleted"):
+            return self._create(account, publisher, plan, name, tax_code)
         if found.name != name or not found.active:
             with told_as_ours():
                 self._client.v1.products.update(product, {"name": name, "active": True}, options(account))
