@@ -603,9 +603,18 @@ def _charged(world: World, final: Mapping[str, list[dict[str, Any]]]) -> Iterato
     taken = sum(charge["amount"] for charge in good)
     notes = [each for each in account.credit_notes.values() if each["status"] == "issued"]
     live = {each["id"] for invoices in final.values() for each in invoices if each["status"] in ("open", "paid")}
-    let_off = sum(each["pre_payment_amount"] for each in notes if each["invoice"] in live)
+    let_off = sum(_let_off(each) for each in notes if each["invoice"] in live)
     if asked != taken + open_ + owed_on + let_off:
         yield (
             f"invoices ask for {asked}; charged {taken}, open {open_}, carried on the customer {owed_on}, "
-            f"let off before they were paid {let_off}"
+            f"let off {let_off}"
         )
+
+
+def _let_off(note: Mapping[str, Any]) -> int:
+    """What of a credit note nobody has to pay: taken off before it was paid, or put on the customer's balance."""
+    off: int = note["pre_payment_amount"]
+    if note["customer_balance_transaction"]:
+        refunded = sum(each["amount_refunded"] for each in note["refunds"])
+        off += note["post_payment_amount"] - (note["out_of_band_amount"] or 0) - refunded
+    return off
