@@ -52,7 +52,8 @@ SOMETIMES = (
     "subscription ended",
     "subscription paused",
 )
-CI_SHARE = (50, 20_000, 1_000, 1_000)  # seeds of crash points, of pairs, of threes, of everything at once
+CI_SHARE = {"two": 20_000, "three": 1_000, "all": 1_000}  # worlds
+CI_CRASHES = (50, 12)  # seeds of the flows that bill and collect, and of those that people decide
 REPORT = ROOT / ".local" / "simulation.json"
 
 
@@ -276,7 +277,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return long(asked.worlds, asked.processes, asked.report, asked.first)
     began = time.monotonic()
     if asked.command == "ci":
-        work = [part for kind, seeds in zip(KINDS, CI_SHARE, strict=True) for part in parts((kind,), 0, seeds)]
+        work = [
+            part for flow in scenarios.FLOWS for part in parts((f"crash:{flow.name}",), 0, CI_CRASHES[flow.decided])
+        ]
+        work += [part for kind, worlds in CI_SHARE.items() for part in parts((kind,), 0, worlds)]
     else:
         low, _, high = asked.seeds.partition("-")
         work = list(parts(asked.kinds.split(","), int(low), int(high or low) + 1))
