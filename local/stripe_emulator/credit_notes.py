@@ -19,9 +19,7 @@ def create_credit_note(call: Call) -> Obj:
     note["number"] = f"{invoice['number']}-CN-{len(list(account.credit_notes.newest_first(invoice['id']))) + 1:02d}"
     if params.get("refund_amount"):
         made = payments.refund(world, account, _charge_of(call, invoice), params["refund_amount"])
-        note["refunds"] = [
-            {"amount_refunded": made["amount"], "refund": made["id"], "type": "refund", "payment_record_refund": None}
-        ]
+        note["refunds"] = [_linked(made, made["amount"])]
     account.credit_notes.add(note)
     if params.get("credit_amount"):
         moved = customers.move_balance(
@@ -123,24 +121,25 @@ def _worked_out(call: Call) -> Obj:
     invoice = call.account.invoices.alive(params["invoice"], "invoice")
     if invoice["status"] not in ("open", "paid", "uncollectible"):
         raise invalid(f"A credit note needs a finalized invoice; this one is {invoice['status']}.", "invoice")
-    for name in ("refunds", "shipping_cost"):
-        if name in params:
-            raise invalid(f"{name} is not emulated", name)
+    if "shipping_cost" in params:
+        raise invalid("shipping_cost is not emulated", "shipping_cost")
+    refunds = [_existing(call, invoice, given) for given in params.get("refunds", ())]
     lines, tax = _lines(call, invoice)
     subtotal = sum(line["amount"] for line in lines)
     total = subtotal + tax if "lines" in params else params.get("amount", subtotal)
     if "lines" not in params and "amount" not in params:
-        total = _parts(params)
+        total = _parts(params, refunds)
     if total <= 0:
         raise invalid("The credit note's amount must be greater than 0.", "amount")
     if "amount" in params and "lines" in params and params["amount"] != total:
         raise invalid(f"The sum of the lines ({total}) must equal the amount ({params['amount']}).", "amount")
     already = invoice["pre_payment_credit_notes_amount"] + invoice["post_payment_credit_notes_amount"]
     paid = invoice["status"] == "paid"
-    creditable = invoice["total"] - already if paid else invoice["amount_remaining"]
+    # What was refunded without a note is given back too (the SDK's docstring).
+    creditable = invoice["total"] - already - _unlinked(call, invoice, refunds) if paid else invoice["amount_remaining"]
     if total > creditable:
         raise invalid(f"The credit note's total ({total}) is more than what can be credited ({creditable}).", "amount")
-    parts = _parts(params)
+    parts = _parts(params, refunds)
     if parts != (total if paid else 0):
         raise invalid(
             f"The sum of credit amount, refund amount and out of band amount ({parts}) must equal the "
@@ -167,7 +166,7 @@ def _worked_out(call: Call) -> Obj:
         "pre_payment_amount": 0 if paid else total,
         "pretax_credit_amounts": [],
         "reason": params.get("reason"),
-        "refunds": [],
+        "refunds": refunds,
         "shipping_cost": None,
         "status": "issued",
         "subtotal": total - tax,
@@ -180,8 +179,46 @@ def _worked_out(call: Call) -> Obj:
     }
 
 
-def _parts(params: Obj) -> int:
-    return sum(params.get(name, 0) for name in ("refund_amount", "credit_amount", "out_of_band_amount"))
+def _parts(params: Obj, refunds: list[Obj]) -> int:
+    named = sum(params.get(name, 0) for name in ("refund_amount", "credit_amount", "out_of_band_amount"))
+    return int(named + sum(each["amount_refunded"] for each in refunds))
+
+
+def _linked(refund: Obj, amount: int) -> Obj:
+    return {"amount_refunded": amount, "refund": refund["id"], "type": "refund", "payment_record_refund": None}
+
+
+def _existing(call: Call, invoice: Obj, given: Obj) -> Obj:
+    """A refund that was made before, of a payment of this invoice."""
+    refund = call.account.refunds.need(given.get("refund", ""), "refunds")
+    if refund["charge"] != _charge_of(call, invoice):
+        raise invalid("The refund is not of a payment of this invoice.", "refunds")
+    amount: int = given["amount_refunded"] if "amount_refunded" in given else refund["amount"]
+    if amount + _linked_of(call, invoice, refund["id"]) > refund["amount"]:
+        raise invalid("More than the refund's amount would be linked to credit notes.", "refunds")
+    return _linked(refund, amount)
+
+
+def _linked_of(call: Call, invoice: Obj, refund: str) -> int:
+    return sum(
+        each["amount_refunded"]
+        for note in call.account.credit_notes.newest_first(invoice["id"])
+        for each in note["refunds"]
+        if each["refund"] == refund
+    )
+
+
+def _unlinked(call: Call, invoice: Obj, linking: list[Obj]) -> int:
+    """What went back to the card and is in no credit note, the one that is being made included."""
+    payment = invoices.default_payment(call.account, invoice)
+    charge = payment and call.account.payment_intents[payment["payment"]["payment_intent"]]["latest_charge"]
+    now = {each["refund"]: each["amount_refunded"] for each in linking}
+    made = call.account.refunds.newest_first() if charge else ()
+    return sum(
+        each["amount"] - _linked_of(call, invoice, each["id"]) - now.get(each["id"], 0)
+        for each in made
+        if each["charge"] == charge and each["status"] == "succeeded"
+    )
 
 
 def _lines(call: Call, invoice: Obj) -> tuple[list[Obj], int]:

@@ -117,9 +117,14 @@ class Dashboard(World):
         """The bank sends a refund back."""
         return payments.fail_refund(self, self.accounts[account_id], refund_id)
 
-    def open_dispute(self, account_id: str, charge_id: str, amount: int | None = None) -> Obj:
-        """A cardholder disputes a charge."""
-        return payments.open_dispute(self, self.accounts[account_id], charge_id, amount)
+    def overpay(self, account_id: str, invoice_id: str, amount: int) -> None:
+        """A payment is attached to an invoice that is paid: the customer's balance takes it."""
+        account = self.accounts[account_id]
+        invoices.overpaid(self, account, account.invoices.alive(invoice_id), amount)
+
+    def open_dispute(self, account_id: str, charge_id: str, amount: int | None = None, *, inquiry: bool = False) -> Obj:
+        """A cardholder disputes a charge, or (`inquiry`) the bank only asks."""
+        return payments.open_dispute(self, self.accounts[account_id], charge_id, amount, inquiry=inquiry)
 
     def close_dispute(self, account_id: str, dispute_id: str, *, won: bool) -> Obj:
         """The bank decides."""

@@ -565,9 +565,18 @@ def default_payment(account: Account, invoice: Obj) -> Obj | None:
 
 
 def pay(
-    world: World, account: Account, invoice: Obj, method_id: str | None = None, *, authenticated: bool = False
+    world: World,
+    account: Account,
+    invoice: Obj,
+    method_id: str | None = None,
+    *,
+    authenticated: bool = False,
+    automatic: bool = False,
 ) -> None:
-    """Charge what is left. Raises the decline, after counting the attempt."""
+    """Charge what is left. Raises the decline.
+
+    Any attempt counts as the first; afterwards only Stripe's own retries raise `attempt_count` (the SDK's docstring).
+    """
     customer = account.customers.alive(invoice["customer"], "customer")
     if not account.details["charges_enabled"]:
         raise invalid("Your account cannot currently make charges.", code="account_invalid")
@@ -585,18 +594,21 @@ def pay(
         raise invalid("This invoice has nothing left to charge.")
     intent = account.payment_intents[payment["payment"]["payment_intent"]]
     intent["amount"] = invoice["amount_remaining"]
+    counts = automatic or not invoice["attempted"]
     invoice["attempted"] = True
-    invoice["attempt_count"] += 1
+    invoice["attempt_count"] += counts
     try:
         payments.charge(world, account, intent, card, authenticated=authenticated)
     except Refusal as refusal:
-        raise _attempt_failed(world, account, invoice, refusal) from None
+        raise _attempt_failed(world, account, invoice, refusal, counts=counts) from None
     settle(world, account, invoice, payment)
 
 
-def _attempt_failed(world: World, account: Account, invoice: Obj, refusal: Refusal) -> Refusal:
+def _attempt_failed(world: World, account: Account, invoice: Obj, refusal: Refusal, *, counts: bool) -> Refusal:
     retry_days = account.retry_days
-    if invoice["auto_advance"] and invoice["attempt_count"] <= len(retry_days):
+    if not counts:
+        pass  # an attempt by hand leaves the schedule as it is
+    elif invoice["auto_advance"] and invoice["attempt_count"] <= len(retry_days):
         wait = timedelta(days=retry_days[invoice["attempt_count"] - 1])
         invoice["next_payment_attempt"] = later(world.now, wait)
         world.at(invoice["next_payment_attempt"], partial(_retry, world, account, invoice["id"]))
@@ -641,6 +653,17 @@ def _paid(world: World, account: Account, invoice: Obj) -> None:
     world.emit(account, "invoice.paid", invoice)
     if invoice["amount_paid"] and not invoice.get("amount_paid_off_stripe"):
         world.emit(account, "invoice.payment_succeeded", invoice)
+
+
+def overpaid(world: World, account: Account, invoice: Obj, amount: int) -> None:
+    """More was paid than was due: the customer's balance takes it (the SDK's docstring of `amount_overpaid`)."""
+    _must_be(invoice, "paid", message="Only a paid invoice can be overpaid.")
+    customers.move_balance(
+        world, account, invoice["customer"], invoice["currency"], -amount, "adjustment", invoice=invoice["id"]
+    )
+    invoice["amount_overpaid"] += amount
+    world.emit(account, "invoice.updated", invoice)
+    world.emit(account, "invoice.overpaid", invoice)
 
 
 def credited_in_full(world: World, account: Account, invoice: Obj) -> None:
@@ -688,7 +711,7 @@ def _collect(world: World, account: Account, invoice: Obj) -> None:
         world.emit(account, "invoice.sent", invoice)
         return
     try:
-        pay(world, account, invoice)
+        pay(world, account, invoice, automatic=True)
     except Refusal:
         return
 

@@ -45,14 +45,14 @@ def charge(world: World, account: Account, intent: Obj, method: Obj, *, authenti
         outcome = "expired_card"
     intent["payment_method"] = method["id"]
     if outcome == cards.AUTHENTICATION:
-        intent["status"] = "requires_action"
+        intent.update(status="requires_action", last_payment_error=None)
         intent["next_action"] = {"type": "use_stripe_sdk", "use_stripe_sdk": {}}
         world.emit(account, "payment_intent.requires_action", intent)
         raise cards.decline(outcome)
     made = _charge_object(world, account, intent, method)
     intent["latest_charge"] = made["id"]
     if outcome in cards.DECLINES:
-        raise _failed(world, account, intent, made, outcome)
+        raise _failed(world, account, intent, made, method, outcome)
     intent.update(status="succeeded", amount_received=intent["amount"], next_action=None, last_payment_error=None)
     if intent["application_fee_amount"]:
         _take_fee(world, account, made)
@@ -103,8 +103,8 @@ def _charge_object(world: World, account: Account, intent: Obj, method: Obj) -> 
     )
 
 
-def _failed(world: World, account: Account, intent: Obj, made: Obj, outcome: str) -> Refusal:
-    refusal = cards.decline(outcome, charge=made["id"])
+def _failed(world: World, account: Account, intent: Obj, made: Obj, method: Obj, outcome: str) -> Refusal:
+    refusal = cards.decline(outcome, charge=made["id"], payment_method=dict(method))
     error = refusal.body["error"]
     made.update(
         status="failed",
@@ -189,7 +189,9 @@ def refund(
         raise invalid("This value must be greater than or equal to 1.", "amount", "parameter_invalid_integer")
     if amount > left:
         raise invalid(f"Refund amount ({amount}) is greater than unrefunded amount on charge ({left})", "amount")
-    if with_fee and made["application_fee"]:
+    if with_fee and not made["application_fee"]:
+        raise invalid(f"Attempting to refund_application_fee on {charge_id}, but it has no application fee")
+    if with_fee:
         fee = world.platform.application_fees[made["application_fee"]]
         total = made["amount_refunded"] + amount
         share = fee["amount"] * total // made["amount"] - fee["amount_refunded"]
@@ -231,9 +233,15 @@ def fail_refund(world: World, account: Account, refund_id: str, reason: str = "e
 
 
 def open_dispute(
-    world: World, account: Account, charge_id: str, amount: int | None = None, reason: str = "fraudulent"
+    world: World,
+    account: Account,
+    charge_id: str,
+    amount: int | None = None,
+    reason: str = "fraudulent",
+    *,
+    inquiry: bool = False,
 ) -> Obj:
-    """A cardholder disputes a charge: the money is taken back at once."""
+    """A cardholder disputes a charge: the money is taken back at once. An inquiry only asks."""
     made = account.charges.need(charge_id)
     made["disputed"] = True
     dispute = account.disputes.add(
@@ -248,24 +256,26 @@ def open_dispute(
             "metadata": {},
             "payment_intent": made["payment_intent"],
             "reason": reason,
-            "status": "needs_response",
-            "is_charge_refundable": False,
+            "status": "warning_needs_response" if inquiry else "needs_response",
+            "is_charge_refundable": inquiry,
             "balance_transactions": [],
             "evidence": {},
             "evidence_details": {},
         }
     )
     world.emit(account, "charge.dispute.created", dispute)
-    world.emit(account, "charge.dispute.funds_withdrawn", dispute)
+    if not inquiry:
+        world.emit(account, "charge.dispute.funds_withdrawn", dispute)
     return dispute
 
 
 def close_dispute(world: World, account: Account, dispute_id: str, *, won: bool) -> Obj:
-    """The bank decides."""
+    """The bank decides; an inquiry that nobody turned into a chargeback is closed."""
     dispute = account.disputes.need(dispute_id)
-    dispute["status"] = "won" if won else "lost"
+    inquiry = dispute["status"].startswith("warning_")
+    dispute["status"] = "warning_closed" if inquiry else "won" if won else "lost"
     world.emit(account, "charge.dispute.closed", dispute)
-    if won:
+    if won and not inquiry:
         account.charges[dispute["charge"]]["disputed"] = False
         world.emit(account, "charge.dispute.funds_reinstated", dispute)
     return dispute

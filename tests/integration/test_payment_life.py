@@ -1,13 +1,15 @@
 """The life of an unpaid invoice: retries, grace, suspension, restoration; and what people and banks do to it."""
 
+from dataclasses import replace
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from monetize import wiring
 from monetize.adapters.dynamo import keys
-from monetize.domain.errors import Conflict, Invalid, NotFound
+from monetize.domain.errors import Conflict, Invalid, NotFound, ProviderBusy
 from monetize.domain.invoices import Invoice
 from monetize.domain.plans import PlanVersion
 from monetize.domain.subscriptions import Subscriber, Subscription
@@ -44,6 +46,17 @@ def charges(shop: Shop) -> list[str | None]:
     return [each.idempotency_key for each in shop.stripe.requests if each.path.endswith("/pay") and not each.replayed]
 
 
+def told(shop: Shop, invoice: Invoice) -> list[str]:
+    """What went out about an invoice."""
+    return [each.detail["type"] for each in shop.system.outbox() if each.detail["entity"]["id"] == invoice.id]
+
+
+def another_card(shop: Shop, number: str = "5555555555554444") -> None:
+    """The subscriber puts another card on file, on a Checkout page."""
+    session = wiring.customers().begin_setup(shop.account, shop.customer, "usd", "sub_one", "acme", number)
+    shop.stripe.complete_checkout(shop.account, session.id, number)
+
+
 # --- the schedule ---
 
 
@@ -52,7 +65,7 @@ def test_every_attempt_has_its_own_key_and_follows_the_publishers_days(shop: Sho
     made = shop.sent(charge=True)
     shop.settle()
     when = []
-    while (at := shop.invoice(made).next_attempt_at) is not None:
+    while (at := shop.invoice(made).next_attempt_at) is not None and len(when) < 10:
         shop.system.clock.move_to(at)
         when.append(at - START)
         assert worked(shop, made) == "declined"
@@ -69,12 +82,165 @@ def test_no_attempt_follows_a_hard_decline_until_the_card_is_another(shop: Shop)
     made = shop.sent(charge=True)
     shop.settle()
     assert shop.invoice(made).next_attempt_at is None
-    session = wiring.customers().begin_setup(shop.account, shop.customer, "usd", "sub_one", "acme", "again")
-    shop.stripe.complete_checkout(shop.account, session.id, "5555555555554444")
+    another_card(shop)
     shop.settle()
     assert shop.invoice(made).next_attempt_at == shop.now
     assert worked(shop, made) == "paid"
     assert shop.subscription().payment_state == "current"
+
+
+def test_a_hard_decline_heard_after_the_card_was_replaced_is_tried_on_the_new_card(shop: Shop) -> None:
+    shop.decline("stolen_card")
+    made = shop.sent(charge=True)
+    another_card(shop)
+    new = next(each["payment_method"] for each in reversed(_intents(shop)))
+    shop.client.v1.customers.update(shop.customer, {"invoice_settings": {"default_payment_method": new}}, shop.options)
+    _newest_first(shop)
+    invoice = shop.invoice(made)
+    assert (invoice.final, invoice.card, invoice.next_attempt_at) == (False, shop.card, shop.now)
+    assert worked(shop, made) == "paid"
+
+
+def _intents(shop: Shop) -> list[Any]:
+    return list(shop.stripe.accounts[shop.account].setup_intents.values())
+
+
+def _newest_first(shop: Shop) -> None:
+    events = list(shop.stripe.webhooks.events.values())
+    while shop.stripe.webhooks.due(shop.now):
+        pass
+    for event in reversed(events):
+        shop.stripe.webhooks.redeliver(event, shop.now)
+        shop.settle()
+
+
+def test_what_fails_on_the_hosted_page_with_another_card_leaves_the_schedule_of_the_card_on_file(shop: Shop) -> None:
+    shop.decline()
+    made = shop.sent(charge=True)
+    shop.settle()
+    other = _good_card(shop)
+    shop.stripe.set_card_outcome(shop.account, other, "stolen_card")
+    for attempts in (2, 3):
+        with pytest.raises(Exception, match="declined"):
+            shop.stripe.pay_by_hand(shop.account, made.stripe_id, other)
+        shop.settle()
+        invoice = shop.invoice(made)
+        assert (invoice.attempts, invoice.failure, invoice.final) == (attempts, "stolen_card", False)
+        assert (invoice.card, invoice.next_attempt_at) == (shop.card, START + DAY)
+
+
+def _crash_after_pay(shop: Shop) -> Any:
+    """Stripe charges, and its answer is lost with the worker. Answers the exception."""
+
+    class Crash(Exception): ...
+
+    def crash(moment: str, request: Any) -> None:
+        if moment == "after" and request.path.endswith("/pay"):
+            shop.stripe.on_call = None
+            raise Crash
+
+    shop.stripe.on_call = crash
+    return Crash
+
+
+def test_a_try_is_counted_before_stripe_is_asked_and_sent_again_under_its_key(shop: Shop) -> None:
+    """The answer was lost on the way, and Stripe had not acted: as if the request had not arrived."""
+    shop.decline()
+    made = shop.sent(charge=True)
+    shop.settle()
+    shop.system.clock.move_to(START + DAY)
+    real = wiring.payments()
+    lost = SimpleNamespace(collected=real.provider.collected, pay=_busy)
+    with pytest.raises(ProviderBusy):
+        payments.attempt(made.id, shop.now, replace(real, provider=lost))
+    assert (shop.invoice(made).tries, shop.invoice(made).asked_at) == (2, shop.now)
+    assert shop.invoice(made).next_attempt_at == shop.now  # still in the to-do list
+    assert worked(shop, made) == "declined"
+    assert [str(key).rpartition(":")[2] for key in charges(shop)] == ["0", "1"]
+    assert (shop.invoice(made).tries, shop.invoice(made).asked_at, shop.invoice(made).attempts) == (2, None, 2)
+
+
+def _busy(*_args: Any) -> None:
+    raise ProviderBusy("stripe_unavailable", "Stripe does not answer now.")
+
+
+def test_a_decline_whose_answer_was_lost_is_known_by_its_charge(shop: Shop) -> None:
+    shop.decline()
+    made = shop.sent(charge=True)
+    shop.settle()
+    shop.system.clock.move_to(START + DAY)
+    with pytest.raises(_crash_after_pay(shop)):
+        payments.attempt(made.id, shop.now, wiring.payments())
+    while shop.stripe.webhooks.due(shop.now):
+        pass  # told, and lost as well
+    assert shop.invoice(made).asked_at == shop.now
+    assert payments.attempt(made.id, shop.now, wiring.payments()).outcome == "waits"
+    invoice = shop.invoice(made)
+    assert (invoice.attempts, invoice.tries, invoice.asked_at) == (2, 2, None)
+    assert invoice.next_attempt_at == START + 3 * DAY
+    assert len(charges(shop)) == 2
+
+
+def test_a_try_whose_key_stripe_has_forgotten_is_another_one(shop: Shop) -> None:
+    shop.decline()
+    made = shop.sent(charge=True)
+    shop.settle()
+    shop.system.clock.move_to(START + DAY)
+    real = wiring.payments()
+    with pytest.raises(ProviderBusy):
+        payments.attempt(
+            made.id, shop.now, replace(real, provider=SimpleNamespace(collected=real.provider.collected, pay=_busy))
+        )
+    shop.system.clock.move_to(START + 2 * DAY)
+    assert worked(shop, made) == "declined"
+    assert [str(key).rpartition(":")[2] for key in charges(shop)] == ["0", "2"]
+
+
+def test_a_decline_is_recorded_from_the_answer_where_no_reading_tells_it_from_the_last_one(shop: Shop) -> None:
+    """Asking for authentication makes no charge: the second time the invoice looks as it did after the first."""
+    shop.decline("authentication_required")
+    made = shop.sent(charge=True)
+    shop.settle()
+    asked(shop, made, "retry")
+    invoice = shop.invoice(made)
+    assert (invoice.attempts, invoice.asked_at, invoice.next_attempt_at) == (2, None, None)
+    assert (invoice.failure, invoice.action_required) == ("authentication_required", True)
+    assert history(shop, made).count("action_required") == 2
+
+
+def test_a_decline_that_its_event_told_first_is_counted_once(shop: Shop) -> None:
+    shop.decline()
+    made = shop.sent(charge=True)
+    shop.settle()
+    shop.system.clock.move_to(START + DAY)
+
+    def told_at_once(moment: str, request: Any) -> None:
+        if moment == "after" and request.path.endswith("/pay"):
+            shop.stripe.on_call = None
+            shop.settle()
+
+    shop.stripe.on_call = told_at_once
+    assert worked(shop, made) == "declined"
+    assert shop.invoice(made).attempts == 2
+    assert history(shop, made).count("payment_failed") == 2
+
+
+def test_a_notice_comes_a_day_before_every_further_charge_and_at_once_where_it_is_nearer(shop: Shop) -> None:
+    shop.decline()
+    made = shop.sent(charge=True)
+    shop.settle()
+    when = []
+    for _ in range(20):
+        at = shop.invoice(made).due_at
+        if at is None:
+            break
+        shop.system.clock.move_to(at)
+        before = told(shop, made).count("payment.retry_notice")
+        worked(shop, made)
+        if told(shop, made).count("payment.retry_notice") > before:
+            when.append(at - START)
+    assert when == [0 * DAY, 2 * DAY, 4 * DAY, 6 * DAY]
+    assert told(shop, made).count("payment.failed") == 5
 
 
 def test_an_invoice_whose_first_result_was_lost_is_asked_for_under_the_same_key(shop: Shop) -> None:
@@ -112,8 +278,6 @@ def test_grace_is_the_subscribers_else_the_plans_else_the_publishers(shop: Shop)
 
 
 def _with_grace(shop: Shop, days: int) -> Any:
-    from dataclasses import replace
-
     version = shop.table.get(PlanVersion, keys.plan_version("plan_gold", 1))
     assert version is not None
     return replace(version.terms, grace_days=days)

@@ -240,7 +240,7 @@ def test_ten_thousand_events_in_reverse_order_end_where_the_last_one_would(shop:
         if ports.known(notice.about) and wiring.inbox().put_if_absent(notice, shop.now):
             apply(notice.id, shop.now, wiring.applying())
     invoice = shop.invoice(made)
-    assert (invoice.status, invoice.amount_paid, invoice.refunded, invoice.attempts) == ("paid", 4900, 1500, 3)
+    assert (invoice.status, invoice.amount_paid, invoice.refunded, invoice.attempts) == ("paid", 4900, 1500, 1)
     assert shop.bill(made).status == "paid"
     assert shop.subscription().payment_state == "current"
 

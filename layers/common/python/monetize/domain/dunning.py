@@ -4,7 +4,7 @@ Whoever learns something new reads the whole invoice at the provider and brings 
 matter which event told, how often, or in what order: the last reading wins, and it is always a later one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -16,6 +16,7 @@ from monetize.domain.subscriptions import MOST_HISTORY, Step, Subscriber, Subscr
 
 NOTICE: Final = timedelta(days=1)  # people are told this long before a step
 OBSERVED: Final = timedelta(hours=1)  # after an attempt of the provider's own
+KEY_LIFE: Final = timedelta(hours=20)  # the provider keeps keys 24 hours at least
 
 # The bank will not say yes to this card, whenever it is asked (Stripe: Smart Retries, "non-retryable decline codes").
 HARD_DECLINES: Final = frozenset(
@@ -60,7 +61,7 @@ class Collected:
     amount_paid: int
     amount_remaining: int
     number: str
-    attempts: int  # ours, the provider's own and the customer's
+    attempts: int  # as the provider counts: the first of all, and its own retries
     created: datetime
     bill: str = ""  # what its metadata names
     invoice: str = ""
@@ -68,17 +69,32 @@ class Collected:
     due_at: datetime | None = None  # only where the customer pays by itself
     provider_retry_at: datetime | None = None
     out_of_band: bool = False
+    overpaid: int = 0
     credited: int = 0
+    credited_after_payment: int = 0
+    credited_to_card: int | None = None  # None where it was not read
     refunded: int = 0
-    disputed: str = ""  # open, won, lost
+    disputed: str = ""  # open, won, lost, closed
     payment: str = ""
     failure: str = ""
+    failed_attempt: str = ""  # the provider's name of the attempt that failed last, whoever's
+    failed_card: str = ""  # what it was made with
     lines: tuple[int, ...] | None = None  # what each charges; None where not all of them were read
 
     @property
     def ours(self) -> bool:
         """Whether its metadata names a bill and an invoice of ours."""
         return bool(self.bill and self.invoice)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """What was answered to a charge that we asked for. `attempted`: the bank was asked, with `card`."""
+
+    code: str
+    attempted: bool = False
+    attempt: str = ""
+    card: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +146,13 @@ def terms_of(
 
 
 def brought_up(invoice: Invoice, found: Collected, terms: Terms, at: datetime) -> Invoice:
-    """Our record as the provider's reading makes it. IllegalMove for a step back, which no event can mean."""
+    """Our record as the provider's reading makes it. IllegalMove for a step back, which no event can mean.
+
+    Stripe counts the first attempt and its own retries, but not ours after the first (SDK: Invoice.attempt_count), so
+    a failed attempt is known by its charge.
+    """
+    fails = found.failed_attempt not in ("", invoice.failed_attempt)
+    to_card = found.credited_to_card
     after = replace(
         invoice,
         total=found.total,
@@ -138,8 +160,12 @@ def brought_up(invoice: Invoice, found: Collected, terms: Terms, at: datetime) -
         amount_paid=found.amount_paid,
         amount_remaining=found.amount_remaining,
         number=found.number or invoice.number,
-        attempts=max(invoice.attempts, found.attempts),
+        overpaid=found.overpaid,
+        attempts=max(invoice.attempts + fails, found.attempts),
+        tries=max(invoice.tries, min(found.attempts, 1)),  # the first is asked for by the billing worker
         credited=found.credited,
+        credited_after_payment=found.credited_after_payment,
+        credited_to_card=invoice.credited_to_card if to_card is None else to_card,
         refunded=found.refunded,
         disputed=found.disputed,
         payment=found.payment or invoice.payment,
@@ -147,36 +173,70 @@ def brought_up(invoice: Invoice, found: Collected, terms: Terms, at: datetime) -
     )
     after = _told(invoice, after, at)
     if found.status in _ENDS:
-        return _ended(invoice, after, found, at)
+        after = _ended(invoice, after, found, terms, at)
+        return _seen_failing(after, found, terms, at) if fails and found.status == "uncollectible" else after
     if found.status == "draft" or invoice.status in _ENDS:
         states.INVOICE.move(invoice.status, "reopen")  # an illegal move, by its name
     if found.due_at is not None:
         return _awaited(after, found.due_at, terms, at)
-    if found.attempts > invoice.attempts:
-        after = failed(after, found.failure, terms, at)
+    if fails:
+        after = _seen_failing(after, found, terms, at)
     if found.provider_retry_at is not None and after.next_attempt_at is not None:
         # Somebody switched the provider's own retries on: they are observed, ours come after them.
         after = replace(after, next_attempt_at=max(after.next_attempt_at, found.provider_retry_at + OBSERVED))
     return after
 
 
-def failed(invoice: Invoice, failure: str, terms: Terms, at: datetime) -> Invoice:
-    """One more failed attempt: when is the next, and what happens until then."""
+def _seen_failing(invoice: Invoice, found: Collected, terms: Terms, at: datetime) -> Invoice:
+    return failed(invoice, found.failure, terms, at, attempt=found.failed_attempt, card=found.failed_card)
+
+
+def failed(invoice: Invoice, failure: str, terms: Terms, at: datetime, *, attempt: str = "", card: str = "") -> Invoice:
+    """One more failed attempt: when is the next, and what happens until then.
+
+    `attempt` and `card`: the provider's names of it and of what was charged, by default the card on file. What is
+    written off stays so, and is not charged by itself.
+    """
     since = invoice.failed_at or at
-    final = failure in HARD_DECLINES
     after = replace(
         invoice,
         status=states.INVOICE.move(invoice.status, "fail"),
         failure=failure,
         failed_at=since,
-        final=final,
-        card=terms.card,
+        failed_attempt=attempt or invoice.failed_attempt,
         action_required=failure == ACTION,
-        next_attempt_at=next_attempt(since, terms, at, final=final),
         pending=invoice.pending if invoice.failed_at is not None else _grace(since, terms, at),
     )
     after = step(after, at, "action_required" if after.action_required else "payment_failed", failure)
-    return after if after.next_attempt_at == terms.until else _with_retry_notice(after, at)
+    another = bool(card and terms.card) and card != terms.card
+    if another and invoice.card == terms.card:
+        return after  # the card on file has failed before: what somebody tried with another one changes no schedule
+    after = replace(after, asked_at=None, card=card or terms.card)
+    if after.status in _ENDS:
+        return replace(after, next_attempt_at=None)
+    if another:
+        return retried_now(after, at, "card_replaced")  # it failed on a card that is not the one on file any more
+    final = failure in HARD_DECLINES
+    after = replace(after, final=final, next_attempt_at=next_attempt(since, terms, at, final=final))
+    return _with_retry_notice(after, terms, at)
+
+
+def answered(invoice: Invoice, refusal: Refused, terms: Terms, at: datetime) -> Invoice:
+    """The charge that was asked for last did not succeed, and no reading has told so."""
+    invoice = replace(invoice, attempts=invoice.attempts + refusal.attempted)
+    after = failed(invoice, refusal.code, terms, at, attempt=refusal.attempt, card=refusal.card)
+    return replace(after, asked_at=None)
+
+
+def begun(invoice: Invoice, now: datetime) -> Invoice:
+    """The same with one more charge asked for, unless the answer of the last one is not known: it is asked for again.
+
+    Once the provider has forgotten that one's key, what came of it shows in the invoice, and another is begun. `now` is
+    the provider's time, also for a publisher with a clock of its own.
+    """
+    if invoice.asked_at is not None and now - invoice.asked_at < KEY_LIFE:
+        return invoice
+    return replace(invoice, tries=invoice.tries + 1, asked_at=now)
 
 
 def next_attempt(since: datetime, terms: Terms, at: datetime, *, final: bool = False) -> datetime | None:
@@ -190,9 +250,14 @@ def next_attempt(since: datetime, terms: Terms, at: datetime, *, final: bool = F
 
 
 def retried_now(invoice: Invoice, at: datetime, why: str) -> Invoice:
-    """The same, to be charged again at once: another card, or somebody asks. Legal while it is owed and not final."""
+    """The same, to be charged again at once: another card, or somebody asks. Legal while it is owed.
+
+    What was written off is charged once, by whoever asks, and is not in the to-do list for it.
+    """
     states.INVOICE.move(invoice.status, "pay")
-    after = replace(invoice, final=False, action_required=False, next_attempt_at=at)
+    at_once = None if invoice.status in _ENDS else at
+    pending = tuple(each for each in invoice.pending if each.what != RETRY_NOTICE)
+    after = replace(invoice, final=False, action_required=False, next_attempt_at=at_once, pending=pending)
     return step(after, at, "retry", why)
 
 
@@ -213,6 +278,8 @@ def step(invoice: Invoice, at: datetime, what: str, detail: str = "") -> Invoice
 
 def _told(before: Invoice, after: Invoice, at: datetime) -> Invoice:
     """What moved beside the status, in its history: each is an event to whoever listens."""
+    if after.overpaid != before.overpaid:
+        after = step(after, at, "overpaid", str(after.overpaid - before.overpaid))
     if after.credited != before.credited:
         after = step(after, at, "credited", str(after.credited - before.credited))
     if after.refunded != before.refunded:
@@ -223,29 +290,39 @@ def _told(before: Invoice, after: Invoice, at: datetime) -> Invoice:
     return after
 
 
-def _ended(before: Invoice, after: Invoice, found: Collected, at: datetime) -> Invoice:
+def _ended(before: Invoice, after: Invoice, found: Collected, terms: Terms, at: datetime) -> Invoice:
+    after = replace(after, next_attempt_at=None)
     if before.status == found.status:
         return after
+    after = replace(after, status=states.INVOICE.move(before.status, _MOVES[found.status]), action_required=False)
+    if found.status == "uncollectible":
+        return step(_still_owed(after, terms, at), at, found.status)
+    after = replace(after, pending=(), failed_at=None, asked_at=None)
+    if found.status == "void":
+        return step(after, at, found.status)
+    charged = bool(found.amount_paid) and not found.out_of_band
     after = replace(
-        after,
-        status=states.INVOICE.move(before.status, _MOVES[found.status]),
-        next_attempt_at=None,
-        pending=() if found.status != "uncollectible" else tuple(s for s in after.pending if s.what != RETRY_NOTICE),
-        action_required=False,
-        failure="" if found.status == "paid" else after.failure,
-        failed_at=after.failed_at if found.status == "uncollectible" else None,
-        paid_at=(found.paid_at or at) if found.status == "paid" else None,
+        after, failure="", paid_at=found.paid_at or at, attempts=max(before.attempts + charged, found.attempts)
     )
-    return step(after, at, "paid_out_of_band" if found.out_of_band and found.status == "paid" else found.status)
+    if after.credited_away:
+        return step(after, at, "settled")
+    return step(after, at, "paid_out_of_band" if found.out_of_band else "paid")
+
+
+def _still_owed(invoice: Invoice, terms: Terms, at: datetime) -> Invoice:
+    """Written off: the grace goes on; where nothing had failed before, it begins."""
+    if invoice.failed_at is None:
+        return replace(invoice, failed_at=at, pending=_grace(at, terms, at))
+    return replace(invoice, pending=tuple(each for each in invoice.pending if each.what != RETRY_NOTICE))
 
 
 def _awaited(invoice: Invoice, due_at: datetime, terms: Terms, at: datetime) -> Invoice:
     """An invoice that the customer pays by itself: nothing is charged; after its date it is overdue."""
     if due_at > at:
-        return replace(invoice, next_attempt_at=terms.until, pending=(Step(at=due_at, what=PAST_DUE_DATE),))
-    if invoice.failed_at is not None:
-        return replace(invoice, next_attempt_at=terms.until)
-    return replace(failed(invoice, OVERDUE, terms, at), next_attempt_at=terms.until)
+        invoice = replace(invoice, pending=(Step(at=due_at, what=PAST_DUE_DATE),))
+    elif invoice.failed_at is None:
+        invoice = failed(step(invoice, at, PAST_DUE_DATE), OVERDUE, replace(terms, retry_days=()), at)
+    return replace(invoice, next_attempt_at=terms.until)
 
 
 def _grace(since: datetime, terms: Terms, at: datetime) -> tuple[Step, ...]:
@@ -253,17 +330,21 @@ def _grace(since: datetime, terms: Terms, at: datetime) -> tuple[Step, ...]:
     return (Step(at=max(at, end - NOTICE), what=SUSPENSION_NOTICE), Step(at=end, what=SUSPEND))
 
 
-def _with_retry_notice(invoice: Invoice, at: datetime) -> Invoice:
+def _with_retry_notice(invoice: Invoice, terms: Terms, at: datetime) -> Invoice:
+    """A day before the next charge, or at once where it is nearer. The end of an order is no charge."""
     steps = [each for each in invoice.pending if each.what != RETRY_NOTICE]
-    if invoice.next_attempt_at is not None and invoice.next_attempt_at - NOTICE > at:
-        steps.append(Step(at=invoice.next_attempt_at - NOTICE, what=RETRY_NOTICE))
+    if invoice.next_attempt_at not in (None, terms.until):
+        steps.append(Step(at=max(at, invoice.next_attempt_at - NOTICE), what=RETRY_NOTICE))
     return replace(invoice, pending=tuple(sorted(steps, key=lambda each: each.at)))
 
 
-def subscription_after(subscription: Subscription, invoice: Invoice, terms: Terms, at: datetime) -> Subscription:
+def subscription_after(
+    subscription: Subscription, invoice: Invoice, terms: Terms, at: datetime, others: Sequence[Invoice] = ()
+) -> Subscription:
     """The subscription's payment state once this invoice stands as it does.
 
     Past due with the first invoice that is owed; current again when none is left. What was written off is still owed.
+    Access ends with the first grace that ends; `others` are those still owed where this one is not any more.
     """
     owed = invoice.status in _OWED
     unpaid = tuple(each for each in subscription.unpaid if each != invoice.id) + ((invoice.id,) if owed else ())
@@ -274,14 +355,28 @@ def subscription_after(subscription: Subscription, invoice: Invoice, terms: Term
             after,
             payment_state=states.PAYMENT.move("current", "fail"),
             past_due_since=since,
-            suspend_at=since + timedelta(days=terms.grace_days),
+            suspend_at=_grace_end(invoice) or since + timedelta(days=terms.grace_days),
         )
         return noted(after, at, "past_due", invoice.id)
     if not unpaid and after.payment_state != "current":
         state = states.PAYMENT.move(after.payment_state, "settle")
         after = replace(after, payment_state=state, past_due_since=None, suspend_at=None)
         return noted(after, at, "payment_restored", invoice.id)
+    if after.payment_state == "past_due" and owed:
+        ends = [each for each in (after.suspend_at, _grace_end(invoice)) if each is not None]
+        return replace(after, suspend_at=min(ends, default=None))
+    if after.payment_state == "past_due" and others:
+        return replace(
+            after,
+            past_due_since=min(each.failed_at or at for each in others),
+            suspend_at=min(_grace_end(each) or at for each in others),
+        )
     return after
+
+
+def _grace_end(invoice: Invoice) -> datetime | None:
+    """When its own grace ends; None once it has."""
+    return next((each.at for each in invoice.pending if each.what == SUSPEND), None)
 
 
 def suspended(subscription: Subscription, at: datetime) -> Subscription:
@@ -309,6 +404,8 @@ def by_hand(before: Invoice, after: Invoice) -> Iterator[tuple[str, dict[str, st
     """What somebody did at the provider: the audit's action, and what it changed."""
     if after.status != before.status and after.status in ("void", "uncollectible"):
         yield f"invoice.{'void' if after.status == 'void' else 'write_off'}", {"status": after.status}
+    if after.overpaid != before.overpaid:
+        yield "invoice.overpaid", {"overpaid": str(after.overpaid)}
     if after.out_of_band and not before.out_of_band:
         yield "invoice.paid_out_of_band", {"amount": str(after.amount_paid)}
     if after.credited != before.credited:
@@ -328,7 +425,9 @@ class Action:
     what: str  # credit, refund, void, write_off, retry
     fingerprint: str
     amount: int = 0
+    tries: int = 0  # of a retry: the number of its charge
     made: str = ""  # the provider's id of what it made; empty while it is not known to be done
-    at: datetime
+    refused: str = ""  # the provider's code, where it said no
+    at: datetime  # when it was last gone about
     done_at: datetime | None = None
     rev: int = 0

@@ -6,19 +6,18 @@ under a key derived from it. A crash anywhere in between is continued by the sam
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from hashlib import sha256
-from typing import Final
+from typing import Any, Final
 
 from monetize.domain import states
-from monetize.domain.dunning import Action, retried_now
-from monetize.domain.errors import Conflict, Invalid, NotFound, PreconditionFailed
+from monetize.domain.audit import AuditEntry
+from monetize.domain.dunning import Action, begun, retried_now
+from monetize.domain.errors import AccountUnreachable, Conflict, Invalid, NotFound, ProviderRefused
 from monetize.domain.invoices import Bill, Invoice
-from monetize.services.billing import Worked
-from monetize.services.payments import Around, Ports, Written, around_of, audit, bring_up, charge
-from monetize.services.subscription_access import Person
+from monetize.services.payments import ACTING, SILENT, Around, Ports, Written, around_of, audit, bring_up, charge
+from monetize.services.subscription_access import Person, until_unchanged
 
-KEY_LIFE: Final = timedelta(hours=20)  # Stripe keeps keys 24 hours at least; after this a repeat looks before it acts
 SETTLED: Final = frozenset({"sent", "empty", "paid", "void", "uncollectible"})
 
 
@@ -51,12 +50,11 @@ def act(person: Person, invoice_id: str, asked: Request, now: datetime, ports: P
     """Carry it out, once. A publisher's own invoices only: another's is NotFound `unknown_invoice`.
 
     Conflict `not_open`, `not_paid`, `not_owed`, `above_creditable`, `above_refundable`; Invalid
-    `idempotency_key_reused`; ProviderRefused when Stripe says no.
+    `idempotency_key_reused`; ProviderRefused when Stripe says no, which is final for the key.
     """
-    around = around_of(invoice_id, now, ports)
-    if around.invoice.publisher != person.organization:
+    if around_of(invoice_id, now, ports).invoice.publisher != person.organization:
         raise NotFound("unknown_invoice", "There is no such invoice.")
-    return _act(person, around, asked, now, ports)
+    return _act(person, invoice_id, asked, now, ports)
 
 
 def credit_correction(invoice_id: str, amount: int, key: str, now: datetime, ports: Ports) -> int:
@@ -65,17 +63,16 @@ def credit_correction(invoice_id: str, amount: int, key: str, now: datetime, por
     `amount` positive, minor units. `key` names the correction: the same one is credited once. What is answered less
     than `amount` belongs to the next bill.
     """
-    around = around_of(invoice_id, now, ports)
-    before = ports.store.action(invoice_id, _name(around.invoice, "billing", "credit", key))
+    before = ports.store.action(invoice_id, _name(invoice_id, "billing", "credit", key))
     if before is not None and before.done_at is not None:
-        return before.amount
-    around = bring_up(around, now, ports)
-    to = _target(around.invoice, "")
-    part = before.amount if before is not None else min(amount, _creditable(around.invoice, to))
+        return 0 if before.refused else before.amount
+    invoice = until_unchanged(lambda: bring_up(around_of(invoice_id, now, ports), now, ports)).invoice
+    to = _target(invoice, "")
+    part = before.amount if before is not None else min(amount, _creditable(invoice, to))
     if part <= 0:
         return 0
     asked = Request(what="credit", key=key, amount=part, to=to, reason="order_change", memo="Correction of usage")
-    return _act("billing", around, asked, now, ports).action.amount
+    return _act("billing", invoice_id, asked, now, ports).action.amount
 
 
 def credit_leftover(bill: Bill, now: datetime, ports: Ports) -> int:
@@ -94,68 +91,131 @@ def credit_leftover(bill: Bill, now: datetime, ports: Ports) -> int:
     return left
 
 
-def _act(person: Person | str, around: Around, asked: Request, now: datetime, ports: Ports) -> Done:
-    invoice = around.invoice
-    name = _name(invoice, person.organization if isinstance(person, Person) else person, asked.what, asked.key)
-    action = ports.store.action(invoice.id, name)
+def _act(person: Person | str, invoice_id: str, asked: Request, now: datetime, ports: Ports) -> Done:
+    name = _name(invoice_id, person.organization if isinstance(person, Person) else person, asked.what, asked.key)
+    around, action = until_unchanged(lambda: _begin(person, invoice_id, asked, name, now, ports))
+    if action.refused:
+        raise ProviderRefused("stripe_refused", "Stripe refused the request.", provider_code=action.refused)
+    if action.done_at is not None:
+        return Done(around.invoice, action)
+    try:
+        made = action.made or _carry_out(around, asked, action, now, ports)
+    except AccountUnreachable:
+        raise  # nothing was done; the same request goes on when the account is back
+    except ProviderRefused as refused:
+        code = str(refused.members.get("provider_code") or refused.code)
+        until_unchanged(lambda: _end(person, action, now, ports, refused=code))
+        raise
+    return until_unchanged(lambda: _end(person, action, now, ports, made=made))
+
+
+def _begin(
+    person: Person | str, invoice_id: str, asked: Request, name: str, now: datetime, ports: Ports
+) -> tuple[Around, Action]:
+    """Check, and store what is about to be done with its audit entry; or what was begun before, as it stands now.
+
+    The invoice is written with it: of two requests that are checked on the same state one is checked again, and what
+    the other is about to give back counts.
+    """
+    around, action = around_of(invoice_id, now, ports), ports.store.action(invoice_id, name)
     if action is not None and action.fingerprint != asked.fingerprint:
         raise Invalid("idempotency_key_reused", "This Idempotency-Key was used for another request.")
     if action is not None and action.done_at is not None:
-        return Done(invoice, action)
-    if action is None:
-        around = bring_up(around, now, ports)  # what people may do is decided on the latest state
-        action = _begin(person, around, asked, name, now, ports)
-    made = _carry_out(around, asked, action, now, ports)
-    done = replace(action, made=made, done_at=now)
-    latest = bring_up(around_of(invoice.id, now, ports), now, ports, Written(action=done, hand=False))
-    return Done(latest.invoice, replace(done, rev=done.rev + 1))
-
-
-def _begin(person: Person | str, around: Around, asked: Request, name: str, now: datetime, ports: Ports) -> Action:
-    """Check, and store what is about to be done with its audit entry. Of two at once, one goes on."""
+        return around, action
+    # What people may do is decided on the latest state. What an action of theirs did is not somebody else's doing.
+    around = bring_up(around, now, ports, SILENT if action is not None else Written())
     invoice = around.invoice
-    amount = CHECKS[asked.what](invoice, asked)
-    action = Action(id=name, invoice=invoice.id, what=asked.what, fingerprint=asked.fingerprint, amount=amount, at=now)
-    said = {"what": asked.what, "amount": str(amount), "reason": asked.reason}
-    entry = audit(person, invoice, f"invoice.{asked.what}", said, around.at, ports)
-    try:
-        ports.store.save(action=action, entries=(entry,))
-    except PreconditionFailed:
-        raise Conflict("idempotency_key_in_use", "The first request with this key is still running.") from None
-    return replace(action, rev=1)
+    entries: tuple[AuditEntry, ...] = ()
+    if action is not None and (made := _made_before(invoice, asked, action, ports)):
+        return around, replace(action, made=made)
+    amount = _checked(invoice, asked, action, name, now, ports)
+    if action is None:
+        action = Action(
+            id=name, invoice=invoice.id, what=asked.what, fingerprint=asked.fingerprint, amount=amount, at=now
+        )
+        said = {"what": asked.what, "amount": str(amount), "reason": asked.reason}
+        entries = (audit(person, invoice, f"invoice.{asked.what}", said, around.at, ports),)
+        if asked.what == "retry":
+            invoice = begun(retried_now(invoice, around.at, "asked for"), now)
+            action = replace(action, tries=invoice.tries)
+    ports.store.save(invoice, action=replace(action, at=now), entries=entries)
+    return replace(around, invoice=replace(invoice, rev=invoice.rev + 1)), action
+
+
+def _made_before(invoice: Invoice, asked: Request, action: Action, ports: Ports) -> str | None:
+    """What an action that was begun before has done at Stripe already, by the key in its metadata."""
+    key = _key(action)
+    if asked.what == "credit":
+        return ports.provider.credited_under(invoice.account, invoice.stripe_id, key)
+    if asked.what == "refund":
+        return ports.provider.refunded_under(invoice.account, invoice.payment, key)
+    if asked.what == "retry":
+        return _came_of(invoice, action)
+    return invoice.status if invoice.status == MADE[asked.what] else None
+
+
+def _came_of(invoice: Invoice, action: Action) -> str | None:
+    """What came of a retry; None while the answer of its charge is not known."""
+    if invoice.status == "paid":
+        return "paid"
+    return None if invoice.asked_at is not None and invoice.tries == action.tries else "declined"
+
+
+def _checked(invoice: Invoice, asked: Request, action: Action | None, name: str, now: datetime, ports: Ports) -> int:
+    """How much it is about, where it is legal: what others are about to give back counts as given."""
+    if action is not None and asked.what == "retry":
+        return action.amount
+    if action is not None and _refunded_for(invoice, asked, action, ports):
+        return action.amount
+    begun_by_others = ports.store.acting(invoice.id, now - ACTING)
+    taken = sum(each.amount for each in begun_by_others if each.what in ("credit", "refund") and each.id != name)
+    wanted = asked if action is None else replace(asked, amount=action.amount)
+    return CHECKS[asked.what](invoice, wanted, taken)
+
+
+def _refunded_for(invoice: Invoice, asked: Request, action: Action, ports: Ports) -> bool:
+    """Whether the refund of a credit note was made, and the note was not."""
+    if asked.what != "credit" or _target(invoice, asked.to) != "card":
+        return False
+    return ports.provider.refunded_under(invoice.account, invoice.payment, _key(action)) is not None
+
+
+def _end(person: Person | str, action: Action, now: datetime, ports: Ports, **how: Any) -> Done:
+    """Store what came of it, with the invoice as it is after it."""
+    around, latest = around_of(action.invoice, now, ports), ports.store.action(action.invoice, action.id)
+    if latest is not None and latest.done_at is not None:
+        return Done(around.invoice, latest)
+    ended = replace(latest or action, **how, done_at=now)
+    entries: tuple[AuditEntry, ...] = ()
+    if ended.refused:
+        said = {"what": action.what, "code": ended.refused}
+        entries = (audit(person, around.invoice, f"invoice.{action.what}_refused", said, around.at, ports),)
+    after = bring_up(around, now, ports, Written(action=ended, entries=entries, hand=False))
+    return Done(after.invoice, replace(ended, rev=ended.rev + 1))
 
 
 def _carry_out(around: Around, asked: Request, action: Action, now: datetime, ports: Ports) -> str:
     """Ask Stripe, under the action's key. Answers the id of what it made, or a word."""
-    invoice, provider, key = around.invoice, ports.provider, f"action:{action.id}"
-    late = now - action.at > KEY_LIFE
+    invoice, provider, key = around.invoice, ports.provider, _key(action)
     if asked.what == "credit":
-        before = provider.credited_under(invoice.account, invoice.stripe_id, key) if late else None
-        to = _target(invoice, asked.to)
-        return before or provider.credit(
-            invoice.account, invoice.stripe_id, action.amount, to, asked.reason, asked.memo, key
+        to, amount = _target(invoice, asked.to), action.amount
+        return provider.credit(
+            invoice.account, invoice.stripe_id, invoice.payment, amount, to, asked.reason, asked.memo, key
         )
     if asked.what == "refund":
-        before = provider.refunded_under(invoice.account, invoice.payment, key) if late else None
-        return before or provider.refund(invoice.account, invoice.payment, action.amount, asked.reason, key)
-    if asked.what == "void":
-        if invoice.status != "void":
-            provider.void(invoice.account, invoice.stripe_id, key)
-        return "void"
-    if asked.what == "write_off":
-        if invoice.status != "uncollectible":
-            provider.write_off(invoice.account, invoice.stripe_id, key)
-        return "uncollectible"
-    return _try_again(around, now, ports).outcome
+        return provider.refund(invoice.account, invoice.payment, action.amount, asked.reason, key)
+    if asked.what == "retry":
+        return charge(around, now, ports).outcome
+    (provider.void if asked.what == "void" else provider.write_off)(invoice.account, invoice.stripe_id, key)
+    return MADE[asked.what]
 
 
-def _try_again(around: Around, now: datetime, ports: Ports) -> Worked:
-    ports.store.save(retried_now(around.invoice, around.at, "asked for"))
-    return charge(around_of(around.invoice.id, now, ports), now, ports)
+def _key(action: Action) -> str:
+    return f"action:{action.id}"
 
 
-def _name(invoice: Invoice, whose: str, what: str, key: str) -> str:
-    return sha256(f"{whose}\0{invoice.id}\0{what}\0{key}".encode()).hexdigest()
+def _name(invoice_id: str, whose: str, what: str, key: str) -> str:
+    return sha256(f"{whose}\0{invoice_id}\0{what}\0{key}".encode()).hexdigest()
 
 
 def _target(invoice: Invoice, to: str) -> str:
@@ -170,27 +230,26 @@ def _creditable(invoice: Invoice, to: str) -> int:
         return 0
     if invoice.status != "paid":
         return invoice.amount_remaining
-    left = invoice.total - invoice.credited
-    return min(left, invoice.amount_paid - invoice.refunded) if to == "card" else left
+    return min(invoice.creditable, invoice.refundable) if to == "card" else invoice.creditable
 
 
-def _check_credit(invoice: Invoice, asked: Request) -> int:
+def _check_credit(invoice: Invoice, asked: Request, taken: int) -> int:
     to = _target(invoice, asked.to)
     if (to == "invoice") != (invoice.status != "paid") or invoice.status == "void":
         raise Conflict("not_creditable", f"An invoice that is {invoice.status} is not credited to {asked.to or to}.")
-    return _within(asked.amount, _creditable(invoice, to), "above_creditable", "credited")
+    return _within(asked.amount, _creditable(invoice, to) - taken, "above_creditable", "credited")
 
 
-def _check_refund(invoice: Invoice, asked: Request) -> int:
+def _check_refund(invoice: Invoice, asked: Request, taken: int) -> int:
     if invoice.status != "paid" or not invoice.payment or invoice.out_of_band:
         raise Conflict("not_paid", "Only what was paid by card can be refunded.")
-    return _within(asked.amount, invoice.amount_paid - invoice.refunded, "above_refundable", "refunded")
+    return _within(asked.amount, invoice.refundable - taken, "above_refundable", "refunded")
 
 
 def _within(asked: int | None, most: int, code: str, verb: str) -> int:
     amount = most if asked is None else asked
     if amount > most or amount <= 0:
-        raise Conflict(code, f"At most {most} can still be {verb}.", most=most)
+        raise Conflict(code, f"At most {max(0, most)} can still be {verb}.", most=max(0, most))
     return amount
 
 
@@ -200,12 +259,13 @@ def _check_move(move: str, code: str, sentence: str, invoice: Invoice) -> int:
     return invoice.amount_remaining
 
 
-CHECKS: Final[dict[str, Callable[[Invoice, Request], int]]] = {
+MADE: Final = {"void": "void", "write_off": "uncollectible"}
+CHECKS: Final[dict[str, Callable[[Invoice, Request, int], int]]] = {
     "credit": _check_credit,
     "refund": _check_refund,
-    "void": lambda invoice, _: _check_move("void", "not_open", "Only what is not paid can be voided.", invoice),
-    "write_off": lambda invoice, _: _check_move("write_off", "not_open", "Only what is open is written off.", invoice),
-    "retry": lambda invoice, _: _check_move("pay", "not_owed", "There is nothing to charge.", invoice),
+    "void": lambda invoice, *_: _check_move("void", "not_open", "Only what is not paid can be voided.", invoice),
+    "write_off": lambda invoice, *_: _check_move("write_off", "not_open", "Only what is open is written off.", invoice),
+    "retry": lambda invoice, *_: _check_move("pay", "not_owed", "There is nothing to charge.", invoice),
 }
 
 

@@ -20,12 +20,14 @@ from monetize.domain.dunning import (
     Action,
     Collected,
     FoundCustomer,
+    Refused,
     Terms,
+    answered,
+    begun,
     bill_after,
     brought_up,
     by_hand,
     due_steps,
-    failed,
     retried_now,
     subscription_after,
     suspended,
@@ -36,9 +38,9 @@ from monetize.domain.invoices import Bill, Invoice
 from monetize.domain.offers import time_of
 from monetize.domain.plans import PlanVersion
 from monetize.domain.publishers import Publisher
-from monetize.domain.subscriptions import Customer, Subscriber, Subscription, called_off_at, noted, scheduled
+from monetize.domain.subscriptions import Customer, Step, Subscriber, Subscription, called_off_at, noted, scheduled
 from monetize.services.billing import Worked
-from monetize.services.subscription_access import Person
+from monetize.services.subscription_access import Person, until_unchanged
 
 ACTING = timedelta(minutes=15)  # how long after a request what is seen at the provider may be its doing
 AGAIN_UNREACHABLE = timedelta(days=1)
@@ -59,7 +61,7 @@ class Store(Protocol):
     def invoices_up_to(self, bill: Bill) -> list[Invoice]: ...
     def owed_by(self, publisher: str, subscriber: str) -> Iterator[Invoice]: ...
     def action(self, invoice: str, action: str) -> Action | None: ...
-    def acting(self, invoice: str, since: datetime) -> bool: ...
+    def acting(self, invoice: str, since: datetime) -> list[Action]: ...
     def record(self, invoice: Invoice) -> None: ...
     def listed(self, invoice: Invoice) -> None: ...
     def done(self, event: str, outcome: str) -> Any: ...
@@ -83,10 +85,13 @@ class Provider(Protocol):
     def collected(self, account: str, invoice: str, *, disputed: bool = False) -> Collected: ...
     def customer(self, account: str, customer: str) -> FoundCustomer: ...
     def hosted_page(self, account: str, invoice: str) -> str: ...
+    def invoice_of(self, account: str, payment: str) -> str: ...
     def pay(self, account: str, invoice: str, bill: str, attempt: int) -> None: ...
     def void(self, account: str, invoice: str, key: str) -> None: ...
     def write_off(self, account: str, invoice: str, key: str) -> None: ...
-    def credit(self, account: str, invoice: str, amount: int, to: str, reason: str, memo: str, key: str) -> str: ...
+    def credit(
+        self, account: str, invoice: str, payment: str, amount: int, to: str, reason: str, memo: str, key: str
+    ) -> str: ...
     def credited_under(self, account: str, invoice: str, key: str) -> str | None: ...
     def refund(self, account: str, payment: str, amount: int, reason: str, key: str) -> str: ...
     def refunded_under(self, account: str, payment: str, key: str) -> str | None: ...
@@ -125,6 +130,7 @@ class Written:
 
     event: tuple[str, str] | None = None
     action: Action | None = None
+    entries: tuple[AuditEntry, ...] = ()
     hand: bool = True  # a change nobody here asked for is somebody's at the provider, and audited as theirs
 
 
@@ -134,8 +140,8 @@ SILENT = Written(hand=False)
 def attempt(invoice_id: str, now: datetime, ports: Ports) -> Worked:
     """Do what is due about one invoice: its steps, and a charge under a key that only this attempt has.
 
-    An invoice whose first result was never heard of is charged under that attempt's key again: Stripe answers what it
-    answered then. The caller is the worker of the to-do list; a decline is an answer.
+    A charge whose answer was never heard of is asked for under its key again: Stripe answers what it answered then. The
+    caller is the worker of the to-do list; a decline is an answer.
     """
     around = _around(invoice_id, now, ports)
     if around is None:
@@ -154,16 +160,9 @@ def attempt(invoice_id: str, now: datetime, ports: Ports) -> Worked:
 def _advance(around: Around, now: datetime, ports: Ports) -> Worked:
     """Steps that came due first, so that a suspension is not held up by a bank."""
     due, invoice = due_steps(around.invoice, around.at)
-    if any(each.what == PAST_DUE_DATE for each in due):
-        invoice = failed(invoice, "overdue", around.terms, around.at)
     pays = invoice.next_attempt_at is not None and invoice.next_attempt_at <= around.at
     if due:
-        subscription = (
-            subscription_after(around.subscription, invoice, around.terms, around.at) if around.subscription else None
-        )
-        if subscription is not None and any(each.what == SUSPEND for each in due):
-            subscription = suspended(subscription, around.at)
-        ports.store.save(invoice, subscription=_if_changed(around.subscription, subscription), entries=())
+        _save_steps(around, invoice, due, ports)
         if not pays:
             return Worked(due[-1].what, invoice.id)
         around = _need(invoice.id, now, ports)
@@ -184,42 +183,62 @@ def _call_off(around: Around, now: datetime, ports: Ports) -> Worked:
     return Worked("called_off" if latest.invoice.status == "void" else latest.invoice.status, invoice.id)
 
 
-def charge(around: Around, now: datetime, ports: Ports) -> Worked:
-    """Charge what is left of an open invoice, once for its count of attempts."""
-    invoice = around.invoice
-    try:
-        ports.provider.pay(invoice.account, invoice.stripe_id, _bill_id(invoice), invoice.attempts)
-    except CardDeclined:
-        outcome = "declined"
-    except AccountUnreachable:
-        raise
-    except ProviderRefused as refused:
-        # Nothing was attempted: no card on file, or the account may not charge now. The schedule goes on.
-        return _refused(around, str(refused.members.get("provider_code") or NO_CARD), now, ports)
-    else:
-        outcome = "paid"
-    bring_up(_need(invoice.id, now, ports), now, ports)
-    return Worked(outcome, invoice.id)
-
-
-def _refused(around: Around, code: str, now: datetime, ports: Ports) -> Worked:
-    latest = bring_up(around, now, ports)
-    if latest.invoice.status not in ("open", "payment_failed"):
-        return Worked("settled", latest.invoice.id)
-    invoice = failed(latest.invoice, code, latest.terms, latest.at)
-    _store(latest, invoice, SILENT, ports)
-    return Worked("refused", invoice.id)
-
-
-def _put_off(around: Around, ports: Ports) -> Worked:
-    """The account does not let us in: looked at again tomorrow, and what access depends on goes on."""
-    due, invoice = due_steps(around.invoice, around.at)
-    if invoice.next_attempt_at is not None:
-        invoice = replace(invoice, next_attempt_at=around.at + AGAIN_UNREACHABLE)
+def _save_steps(around: Around, invoice: Invoice, due: Sequence[Step], ports: Ports) -> None:
     subscription = around.subscription
     if subscription is not None and any(each.what == SUSPEND for each in due):
         subscription = suspended(subscription, around.at)
     ports.store.save(invoice, subscription=_if_changed(around.subscription, subscription))
+
+
+def charge(around: Around, now: datetime, ports: Ports) -> Worked:
+    """Charge what is left of an invoice. The try is counted before Stripe is asked, and its number is in the key.
+
+    Whoever comes while its answer is not known asks under the same number, and it is one charge. PreconditionFailed
+    when the invoice changed since it was read.
+    """
+    invoice = begun(around.invoice, now)
+    if invoice != around.invoice:
+        ports.store.save(invoice)
+    refusal: Refused | None = None
+    try:
+        ports.provider.pay(invoice.account, invoice.stripe_id, _bill_id(invoice), invoice.tries - 1)
+    except CardDeclined as declined:
+        told = declined.members
+        code = str(told.get("decline_code") or told.get("provider_code"))
+        attempt, card = str(told.get("charge") or ""), str(told.get("payment_method") or "")
+        refusal = Refused(code=code, attempted=True, attempt=attempt, card=card or around.terms.card)
+    except AccountUnreachable:
+        raise
+    except ProviderRefused as refused:
+        # Nothing was attempted: no card on file, or the account may not charge now. The schedule goes on.
+        refusal = Refused(code=str(refused.members.get("provider_code") or NO_CARD))
+    latest = until_unchanged(lambda: _answered(invoice, refusal, now, ports))
+    if refusal is None or latest.status in ("paid", "void"):
+        return Worked("paid" if refusal is None else "settled", invoice.id)
+    return Worked("declined" if refusal.attempted else "refused", invoice.id)
+
+
+def _answered(asked: Invoice, refusal: Refused | None, now: datetime, ports: Ports) -> Invoice:
+    """Record what came of a try, unless a reading has told already. Answers the invoice after it."""
+    latest = bring_up(_need(asked.id, now, ports), now, ports)
+    invoice = latest.invoice
+    if refusal is None or invoice.asked_at is None or invoice.tries != asked.tries:
+        return invoice
+    after = answered(invoice, refusal, latest.terms, latest.at)
+    _store(latest, after, SILENT, ports)
+    return after
+
+
+def _put_off(around: Around, ports: Ports) -> Worked:
+    """The account does not let us in: looked at again tomorrow, and what access depends on goes on."""
+    again = around.at + AGAIN_UNREACHABLE
+    late = [each for each in around.invoice.pending if each.what == PAST_DUE_DATE and each.at <= around.at]
+    due, invoice = due_steps(around.invoice, around.at) if not late else ((), around.invoice)
+    if late:  # whether it was paid in time is known when the account is back
+        invoice = replace(invoice, pending=tuple(replace(each, at=again) for each in late))
+    if invoice.next_attempt_at is not None:
+        invoice = replace(invoice, next_attempt_at=again)
+    _save_steps(around, invoice, due, ports)
     return Worked("unreachable", invoice.id)
 
 
@@ -259,8 +278,9 @@ def _store(around: Around, after: Invoice, written: Written, ports: Ports) -> bo
     before = around.invoice
     subscription = around.subscription
     if subscription is not None and after != before:
-        subscription = subscription_after(subscription, after, around.terms, around.at)
-        if after.status == "paid" and subscription.status == "pending_invoice":
+        others = _others_owed(subscription, after, ports)
+        subscription = subscription_after(subscription, after, around.terms, around.at, others)
+        if after.status == "paid" and not after.credited_away and subscription.status == "pending_invoice":
             subscription = _begun(subscription, around.publisher, around.at)
     bill = bill_after(around.bill, after, around.at) if around.bill is not None else None
     if bill != around.bill and around.bill is not None and around.bill.status == "drafted":
@@ -269,6 +289,7 @@ def _store(around: Around, after: Invoice, written: Written, ports: Ports) -> bo
     if done and ports.store.acting(before.id, around.at - ACTING):
         done = []  # asked for here, and audited as that person's
     entries = [audit("stripe", before, action, what, around.at, ports) for action, what in done]
+    entries += written.entries
     invoice = after if after != before else None
     bill = bill if bill != around.bill else None
     subscription = _if_changed(around.subscription, subscription)
@@ -284,6 +305,14 @@ def _store(around: Around, after: Invoice, written: Written, ports: Ports) -> bo
         event=written.event,
     )
     return changed
+
+
+def _others_owed(subscription: Subscription, after: Invoice, ports: Ports) -> list[Invoice]:
+    """The rest of what a subscription owes, once this one is settled: the next grace that ends is one of theirs."""
+    if after.id not in subscription.unpaid or after.status not in ("paid", "void"):
+        return []
+    found = [ports.store.invoice(each) for each in subscription.unpaid if each != after.id]
+    return [each for each in found if each is not None]
 
 
 def _begun(subscription: Subscription, publisher: Publisher, at: datetime) -> Subscription:

@@ -98,12 +98,11 @@ class PaymentTable:
         """What a request with that natural key did to the invoice."""
         return self.table.get(Action, keys.action(invoice, action))
 
-    def acting(self, invoice: str, since: datetime) -> bool:
-        """Whether something that a person asked for here is on its way: what is seen at the provider is that."""
+    def acting(self, invoice: str, since: datetime) -> list[Action]:
+        """What people asked for here and is on its way: what is seen at the provider is that."""
         prefix = keys.action(invoice)
-        return any(
-            each.done_at is None and each.at >= since for each in self.table.list(Action, prefix.pk, prefix.sk).items
-        )
+        found = self.table.list(Action, prefix.pk, prefix.sk).items
+        return [each for each in found if each.done_at is None and each.at >= since]
 
     # --- what is written ---
 

@@ -25,21 +25,39 @@ class StripePayments:
     def collected(self, account: str, invoice: str, *, disputed: bool = False) -> Collected:
         """The invoice with its payment, refunds and disputes. NotFound when Stripe has none.
 
-        One request while nothing was attempted, else two, three where it was ever disputed (`disputed`: we know it).
-        The payment is not expanded in the first: what was paid outside Stripe has none to expand.
+        One request while nothing was attempted, else two, one more where it was ever disputed (`disputed`: we know it),
+        and one where it was credited after it was paid. The payment is not expanded in the first: what was paid outside
+        Stripe has none to expand.
         """
         with told_as_ours():
             found = self.stripe.v1.invoices.retrieve(invoice, {"expand": ["payments"]}, options(account))
-            intent, charge, dispute = _intent(found), None, ""
+            intent, charge, dispute, to_card = _intent(found), None, "", 0
             if intent and (found.attempt_count or found.amount_paid):
                 intent = self.stripe.v1.payment_intents.retrieve(
                     _id(intent), {"expand": ["latest_charge"]}, options(account)
                 )
                 charge = intent.latest_charge if found.amount_paid else None
+            if found.post_payment_credit_notes_amount:
+                to_card = self._credited_to_card(account, invoice)
             if isinstance(charge, stripe.Charge) and (charge.disputed or disputed):
                 page = self.stripe.v1.disputes.list({"charge": charge.id, "limit": 1}, options(account))
                 dispute = next((_dispute(each) for each in page.data), "")
-        return reading(found, intent, int(charge.amount_refunded) if isinstance(charge, stripe.Charge) else 0, dispute)
+        refunded = int(charge.amount_refunded) if isinstance(charge, stripe.Charge) else 0
+        return reading(found, intent, refunded, dispute, to_card)
+
+    def _credited_to_card(self, account: str, invoice: str) -> int:
+        """What of its credit notes is a refund of the card, minor units."""
+        page = self.stripe.v1.credit_notes.list({"invoice": invoice, "limit": 100}, options(account))
+        issued = (note for note in page.auto_paging_iter() if note.status == "issued")
+        return sum(int(refund.amount_refunded) for note in issued for refund in note.refunds)
+
+    def invoice_of(self, account: str, payment: str) -> str:
+        """The invoice that a payment is for; empty where it is for none."""
+        with told_as_ours():
+            page = self.stripe.v1.invoice_payments.list(
+                {"payment": {"type": "payment_intent", "payment_intent": payment}, "limit": 1}, options(account)
+            )
+        return next((_id(each.invoice) for each in page.data), "")
 
     def customer(self, account: str, customer: str) -> FoundCustomer:
         """A customer with its default card. NotFound when Stripe never had it; `deleted` when somebody deleted it."""
@@ -88,10 +106,18 @@ class StripePayments:
         with told_as_ours():
             self.stripe.v1.invoices.mark_uncollectible(invoice, None, options(account, key))
 
-    def credit(self, account: str, invoice: str, amount: int, to: str, reason: str, memo: str, key: str) -> str:
-        """A credit note. `to`: invoice (less is open), card (money back), balance (for the customer's next invoice)."""
+    def credit(
+        self, account: str, invoice: str, payment: str, amount: int, to: str, reason: str, memo: str, key: str
+    ) -> str:
+        """A credit note. `to`: invoice (less is open), card (money back), balance (for the customer's next invoice).
+
+        A refund that a note makes itself leaves the platform its share: where there is one, the refund is made first.
+        """
         params: dict[str, Any] = {"invoice": invoice, "amount": amount, "metadata": {OURS: "credit_note", "key": key}}
-        if to == "card":
+        if to == "card" and self._has_fee(account, payment):
+            made_first = self.refunded_under(account, payment, key) or self.refund(account, payment, amount, "", key)
+            params["refunds"] = [{"type": "refund", "refund": made_first, "amount_refunded": amount}]
+        elif to == "card":
             params["refund_amount"] = amount
         elif to == "balance":
             params["credit_amount"] = amount
@@ -108,6 +134,12 @@ class StripePayments:
             )
         return str(made.id)
 
+    def _has_fee(self, account: str, payment: str) -> bool:
+        """Whether the platform took a share of a payment: Stripe refuses to give back what it did not take."""
+        with told_as_ours():
+            intent = self.stripe.v1.payment_intents.retrieve(payment, {"expand": ["latest_charge"]}, options(account))
+        return isinstance(intent.latest_charge, stripe.Charge) and bool(intent.latest_charge.application_fee)
+
     def credited_under(self, account: str, invoice: str, key: str) -> str | None:
         """A credit note that was made under this key, however long ago."""
         with told_as_ours():
@@ -119,15 +151,16 @@ class StripePayments:
         params: dict[str, Any] = {
             "payment_intent": payment,
             "amount": amount,
-            "refund_application_fee": True,
             "metadata": {OURS: "refund", "key": key},
         }
+        if self._has_fee(account, payment):
+            params["refund_application_fee"] = True
         if reason:
             params["reason"] = reason
         with told_as_ours():
             made = self.stripe.v1.refunds.create(
                 params,  # type: ignore[arg-type] # built by part; the emulator checks it against the same types
-                options(account, key),
+                options(account, f"{key}:refund"),
             )
         return str(made.id)
 
@@ -152,7 +185,7 @@ class StripePayments:
                 options(account),
             )
             for each in page.auto_paging_iter():
-                yield reading(each, _intent(each), 0, "")
+                yield reading(each, _intent(each), 0, "", None)
 
     def given_back(self, account: str, customer: str, since: datetime) -> dict[str, tuple[int, bool]]:
         """By payment: what of it was refunded (minor units), and whether it is disputed."""
@@ -208,17 +241,11 @@ class StripePayments:
             return
 
 
-def reading(found: Any, intent: Any, refunded: int, dispute: str) -> Collected:
+def reading(found: Any, intent: Any, refunded: int, dispute: str, to_card: int | None) -> Collected:
     """Stripe's invoice in our words."""
     metadata = _dict(found.metadata)
     moments = found.status_transitions
-    failure = ""
-    if found.status == "open" and intent is not None and not isinstance(intent, str):
-        error = intent.last_payment_error
-        if intent.status == "requires_action":
-            failure = ACTION
-        elif error is not None:
-            failure = str(error.decline_code or error.code or "")
+    failed_attempt, failure, failed_card = _failure(intent) if found.status in ("open", "uncollectible") else ("",) * 3
     return Collected(
         id=str(found.id),
         status=str(found.status),
@@ -238,13 +265,38 @@ def reading(found: Any, intent: Any, refunded: int, dispute: str) -> Collected:
         due_at=_at(found.due_date) if found.due_date else None,
         provider_retry_at=_at(found.next_payment_attempt) if found.next_payment_attempt else None,
         out_of_band=bool(getattr(found, "amount_paid_off_stripe", 0)) and found.status == "paid",
+        overpaid=int(getattr(found, "amount_overpaid", 0) or 0),
         credited=int(found.pre_payment_credit_notes_amount or 0) + int(found.post_payment_credit_notes_amount or 0),
+        credited_after_payment=int(found.post_payment_credit_notes_amount or 0),
+        credited_to_card=to_card,
         refunded=refunded,
         disputed=dispute,
         payment=_id(intent),
         failure=failure,
+        failed_attempt=failed_attempt,
+        failed_card=failed_card,
         lines=None if found.lines.has_more else tuple(int(each.amount) for each in found.lines.data),
     )
+
+
+def _failure(intent: Any) -> tuple[str, str, str]:
+    """Which attempt failed last, why, and with which payment method; empty words where none is known.
+
+    The error is cleared when anything else of the payment changes; its failed charge stays. Asking the customer to
+    authenticate makes no charge.
+    """
+    if intent is None or isinstance(intent, str):
+        return "", "", ""
+    error, charge = intent.last_payment_error, intent.latest_charge
+    if intent.status == "requires_action":
+        return f"{intent.id}:{ACTION}", ACTION, _id(intent.payment_method)
+    if error is not None:
+        code, card = str(error.decline_code or error.code or ""), _id(getattr(error, "payment_method", None))
+        return str(getattr(error, "charge", None) or f"{intent.id}:{code}"), code, card
+    if isinstance(charge, stripe.Charge) and charge.status == "failed":
+        reason = charge.outcome.reason if charge.outcome is not None else None
+        return charge.id, str(reason or charge.failure_code or ""), _id(charge.payment_method)
+    return "", "", ""
 
 
 def _intent(invoice: Any) -> Any:
@@ -265,6 +317,9 @@ def _product(line: Any) -> str:
 
 
 def _dispute(dispute: Any) -> str:
+    """An inquiry that came to nothing, or a dispute that was headed off, is closed: nobody decides it any more."""
+    if dispute.status in ("warning_closed", "prevented"):
+        return "closed"
     return str(dispute.status) if dispute.status in ("won", "lost") else "open"
 
 
