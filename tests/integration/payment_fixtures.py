@@ -114,7 +114,8 @@ class Shop:
         wanted = DraftRequest(
             account=self.account, customer=self.customer, currency="usd", bill=bill.id, invoice=invoice_id(bill),
             attempt=0, subscription=subscription, collection=more.pop("collection", "charge_automatically"),
-            days_until_due=14, automatic_tax=False, application_fee=more.pop("fee", 0), footer="", custom_fields=(), description="Bill",
+            days_until_due=14, automatic_tax=False, application_fee=more.pop("fee", 0), footer="", custom_fields=(),
+            description="Bill",
         )  # fmt: skip
         invoices = StripeInvoices(wiring.stripe())
         made = invoices.create_draft(wanted)

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from local.stripe_emulator import oauth
 from monetize import wiring
 from monetize.adapters.dynamo import keys
-from monetize.domain.errors import Conflict, Invalid, NotFound, ProviderBusy
+from monetize.domain.errors import Conflict, Invalid, NotFound, ProviderBusy, ProviderRefused
 from monetize.domain.invoices import Invoice
 from monetize.domain.plans import PlanVersion
 from monetize.domain.subscriptions import Subscriber, Subscription
@@ -64,7 +65,7 @@ def test_every_attempt_has_its_own_key_and_follows_the_publishers_days(shop: Sho
     shop.decline()
     made = shop.sent(charge=True)
     shop.settle()
-    when = []
+    when: list[timedelta] = []
     while (at := shop.invoice(made).next_attempt_at) is not None and len(when) < 10:
         shop.system.clock.move_to(at)
         when.append(at - START)
@@ -309,6 +310,45 @@ def _good_card(shop: Shop) -> str:
     return str(made.id)
 
 
+def _two_unpaid(shop: Shop, *, second_grace: int = 3) -> tuple[Invoice, Invoice]:
+    """The first fails on day 0 with 3 days of grace, the second on day 1."""
+    shop.decline()
+    first = shop.sent(charge=True)
+    shop.settle()
+    shop.change(Subscriber, keys.subscriber("acme", "dev"), payment_grace_days=second_grace)
+    shop.system.clock.move_to(START + DAY)
+    second = shop.sent(charge=True, edge=START + 31 * DAY)
+    shop.settle()
+    return first, second
+
+
+def test_when_one_of_two_is_paid_the_grace_of_the_other_is_what_counts(shop: Shop) -> None:
+    first, second = _two_unpaid(shop)
+    assert shop.subscription().suspend_at == START + 3 * DAY
+    shop.stripe.mark_paid(shop.account, first.stripe_id)
+    shop.settle()
+    found = shop.subscription()
+    assert (found.payment_state, found.past_due_since, found.suspend_at) == ("past_due", START + DAY, START + 4 * DAY)
+    shop.system.clock.move_to(START + 4 * DAY)
+    worked(shop, second)
+    assert told(shop, second).count("subscription.suspension_notice") == 1
+    assert shop.subscription().payment_state == "suspended"
+
+
+def test_the_first_grace_that_ends_suspends_whichever_invoice_it_is_of(shop: Shop) -> None:
+    first, second = _two_unpaid(shop, second_grace=1)
+    assert shop.subscription().suspend_at == START + 2 * DAY
+    shop.system.clock.move_to(START + 2 * DAY)
+    worked(shop, second)
+    assert shop.subscription().payment_state == "suspended"
+    shop.stripe.mark_paid(shop.account, first.stripe_id)
+    shop.settle()
+    assert shop.subscription().payment_state == "suspended"
+    shop.stripe.mark_paid(shop.account, second.stripe_id)
+    shop.settle()
+    assert shop.subscription().payment_state == "current"
+
+
 def test_one_paid_invoice_of_two_does_not_restore(shop: Shop) -> None:
     shop.decline()
     first, second = shop.sent(charge=True), shop.sent(charge=True, edge=START + 31 * DAY)
@@ -365,7 +405,41 @@ def test_an_invoice_that_is_paid_by_hand_is_past_due_after_its_date(shop: Shop) 
     worked(shop, made)
     assert shop.invoice(made).status == "payment_failed"
     assert shop.subscription().payment_state == "past_due"
+    for day in (16, 17):
+        shop.system.clock.move_to(START + day * DAY)
+        worked(shop, made)
     assert charges(shop) == []
+    assert told(shop, made) == [
+        "invoice.sent", "invoice.overdue", "payment.failed", "subscription.suspension_notice",
+    ]  # fmt: skip
+    assert shop.subscription().payment_state == "suspended"
+
+
+def test_a_due_date_that_passes_while_the_account_is_away_is_looked_at_when_it_is_back(shop: Shop) -> None:
+    made = shop.sent(collection="send_invoice")
+    shop.system.clock.move_to(START + timedelta(hours=1))
+    worked(shop, made)
+    shop.stripe.deauthorize(shop.account)
+    while shop.stripe.webhooks.due(shop.now):
+        pass
+    shop.system.clock.move_to(START + 15 * DAY)
+    assert payments.attempt(made.id, shop.now, wiring.payments()).outcome == "unreachable"
+    assert shop.invoice(made).due_at == START + 16 * DAY
+    oauth.connect(shop.stripe, shop.stripe.accounts[shop.account], "read_write")
+    shop.system.clock.move_to(START + 16 * DAY)
+    worked(shop, made)
+    assert (shop.invoice(made).status, shop.subscription().payment_state) == ("payment_failed", "past_due")
+
+
+def test_a_card_that_is_added_is_charged_although_there_was_none_a_moment_before(shop: Shop) -> None:
+    made = shop.sent()
+    shop.stripe.detach_card(shop.account, shop.card)
+    shop.settle()
+    shop.system.clock.move_to(START + timedelta(minutes=15))
+    assert worked(shop, made) == "refused"
+    another_card(shop)
+    shop.settle()
+    assert worked(shop, made) == "paid"
 
 
 def test_without_a_card_the_schedule_goes_on_and_nothing_is_lost(shop: Shop) -> None:
@@ -426,6 +500,82 @@ def test_an_uncollectible_invoice_keeps_access_shut_until_it_is_paid(shop: Shop)
     assert shop.subscription().payment_state == "current"
 
 
+def test_an_invoice_written_off_before_anything_failed_is_owed_with_its_grace(shop: Shop) -> None:
+    made = shop.sent()
+    shop.client.v1.invoices.mark_uncollectible(made.stripe_id, None, shop.options)
+    shop.settle()
+    assert ("stripe", "invoice.write_off", made.id) in shop.audited()
+    assert (shop.subscription().payment_state, shop.subscription().suspend_at) == ("past_due", START + 3 * DAY)
+    for day in (2, 3):
+        shop.system.clock.move_to(START + day * DAY)
+        worked(shop, made)
+    assert told(shop, made)[-1] == "subscription.suspension_notice"
+    assert shop.subscription().payment_state == "suspended"
+
+
+def test_what_was_written_off_is_charged_once_for_each_request_and_never_by_itself(shop: Shop) -> None:
+    shop.decline()
+    made = shop.sent(charge=True)
+    shop.settle()
+    asked(shop, made, "write_off")
+    for key in ("one", "one", "two"):
+        assert asked(shop, made, "retry", key).action.made == "declined"
+        invoice = shop.invoice(made)
+        assert (invoice.status, invoice.next_attempt_at, invoice.asked_at) == ("uncollectible", None, None)
+    assert len(charges(shop)) == 3
+    for hour in range(1, 48):
+        shop.system.clock.move_to(START + timedelta(hours=hour))
+        if (due := shop.invoice(made).due_at) is not None and due <= shop.now:
+            worked(shop, made)
+    assert len(charges(shop)) == 3
+    shop.accept()
+    assert asked(shop, made, "retry", "three").action.made == "paid"
+    assert shop.subscription().payment_state == "current"
+
+
+def test_what_was_paid_beyond_the_invoice_is_seen_told_and_audited(shop: Shop) -> None:
+    made = shop.sent(charge=True)
+    shop.settle()
+    shop.stripe.overpay(shop.account, made.stripe_id, 300)
+    shop.settle()
+    assert (shop.invoice(made).overpaid, shop.invoice(made).amount_paid) == (300, 4900)
+    assert ("stripe", "invoice.overpaid", made.id) in shop.audited()
+    assert told(shop, made)[-1] == "invoice.overpaid"
+
+
+def test_an_invoice_that_credit_notes_leave_nothing_of_is_settled_and_nobody_paid(shop: Shop) -> None:
+    shop.change(Subscription, keys.subscription("sub_one"), status="pending_invoice", activated_at=None)
+    made = shop.sent()
+    shop.client.v1.credit_notes.create({"invoice": made.stripe_id, "amount": 4900}, shop.options)
+    shop.settle()
+    assert (shop.invoice(made).status, shop.invoice(made).amount_paid) == ("paid", 0)
+    assert told(shop, made) == ["invoice.sent", "invoice.credited", "invoice.settled"]
+    assert shop.subscription().status == "pending_invoice"
+
+
+def test_an_opening_bill_that_a_balance_paid_begins_its_subscription(shop: Shop) -> None:
+    shop.change(Subscription, keys.subscription("sub_one"), status="pending_invoice", activated_at=None)
+    shop.client.v1.customers.balance_transactions.create(
+        shop.customer, {"amount": -4900, "currency": "usd"}, shop.options
+    )
+    made = shop.sent()
+    shop.settle()
+    assert (shop.invoice(made).status, shop.invoice(made).amount_paid) == ("paid", 0)
+    assert shop.subscription().status == "active"
+
+
+def test_an_inquiry_that_comes_to_nothing_is_closed(shop: Shop) -> None:
+    made = shop.sent(charge=True)
+    shop.settle()
+    inquiry = shop.stripe.open_dispute(shop.account, shop.charge_of(made), inquiry=True)
+    shop.settle()
+    assert shop.invoice(made).disputed == "open"
+    shop.stripe.close_dispute(shop.account, inquiry["id"], won=False)
+    shop.settle()
+    assert shop.invoice(made).disputed == "closed"
+    assert told(shop, made)[-1] == "payment.dispute_closed"
+
+
 def test_a_second_partial_refund_counts_and_a_failed_one_comes_off(shop: Shop) -> None:
     made = shop.sent(charge=True)
     shop.settle()
@@ -453,6 +603,7 @@ def test_a_full_refund_leaves_the_invoice_paid_and_the_access_open(shop: Shop) -
     invoice = shop.invoice(made)
     assert (invoice.status, invoice.refunded, invoice.amount_paid) == ("paid", 4900, 4900)
     assert shop.subscription().payment_state == "current"
+    assert ("stripe", "invoice.refund", made.id) in shop.audited()
 
 
 @pytest.mark.parametrize(("won", "word"), [(True, "won"), (False, "lost")])
@@ -544,6 +695,206 @@ def test_a_refund_gives_money_back_once_and_never_more_than_was_paid(shop: Shop)
     assert refused.value.code == "above_refundable"
     asked(shop, made, "refund", "rest")
     assert shop.invoice(made).refunded == 4900
+
+
+@pytest.mark.parametrize(
+    "steps", [("balance", "refund"), ("refund", "balance"), ("card", "refund"), ("card", "balance")]
+)
+def test_what_was_paid_is_given_back_once_whichever_way(shop: Shop, steps: tuple[str, str]) -> None:
+    made = shop.sent(charge=True)
+    shop.settle()
+    for number, way in enumerate(steps):
+        how: dict[str, Any] = {"what": "refund"} if way == "refund" else {"what": "credit", "to": way}
+        if number == 0:
+            asked(shop, made, key="first", amount=4000, **how)
+            continue
+        with pytest.raises(Conflict) as refused:
+            asked(shop, made, key="more", amount=901, **how)
+        assert refused.value.members["most"] == 900
+        asked(shop, made, key="rest", **how)
+    account = shop.stripe.accounts[shop.account]
+    balance = -account.customers[shop.customer]["balance"]
+    assert balance + account.charges[shop.charge_of(made)]["amount_refunded"] == 4900
+
+
+def test_what_was_credited_before_it_was_paid_was_not_given_back(shop: Shop) -> None:
+    made = shop.sent()
+    asked(shop, made, "credit", "less", amount=900)
+    shop.charge(made)
+    shop.settle()
+    assert asked(shop, made, "refund", "all").action.amount == 4000
+
+
+def test_a_refund_of_a_credit_note_that_failed_can_be_given_back_again(shop: Shop) -> None:
+    made = shop.sent(charge=True)
+    shop.settle()
+    asked(shop, made, "credit", "note", amount=1000, to="card")
+    refund = next(iter(shop.stripe.accounts[shop.account].refunds.values()))
+    shop.stripe.fail_refund(shop.account, refund["id"])
+    shop.settle()
+    assert asked(shop, made, "refund", "all").action.amount == 4900
+
+
+def test_two_requests_at_once_do_not_give_back_more_than_was_paid(shop: Shop) -> None:
+    """The second is checked after the first was stored and before Stripe was asked."""
+    made = shop.sent(charge=True)
+    shop.settle()
+    refusals = []
+
+    def another(moment: str, request: Any) -> None:
+        if moment == "before" and request.method == "POST" and request.path == "/v1/refunds":
+            shop.stripe.on_call = None
+            with pytest.raises(Conflict) as refused:
+                act(ANN, made.id, Request(what="credit", key="b", to="balance"), shop.now, wiring.payments())
+            refusals.append(refused.value.code)
+
+    shop.stripe.on_call = another
+    asked(shop, made, "refund", "a")
+    assert refusals == ["above_creditable"]
+
+
+def test_of_two_requests_checked_on_one_state_one_is_checked_again(shop: Shop) -> None:
+    made = shop.sent(charge=True)
+    shop.settle()
+    ports, real = wiring.payments(), wiring.payments().store
+
+    class Slow:
+        """Between this request's check and its writing, another one is stored."""
+
+        raced = False
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+        def save(self, *args: Any, **how: Any) -> None:
+            if how.get("action") is not None and not self.raced:
+                self.raced = True
+                act(ANN, made.id, Request(what="credit", key="b", to="balance", amount=4000), shop.now, ports)
+            real.save(*args, **how)
+
+    with pytest.raises(Conflict) as refused:
+        act(ANN, made.id, Request(what="refund", key="a", amount=4900), shop.now, replace(ports, store=Slow()))
+    assert (refused.value.code, refused.value.members["most"]) == ("above_refundable", 900)
+
+
+@pytest.mark.parametrize("fee", [0, 490])
+@pytest.mark.parametrize("what", ["refund", "credit"])
+def test_the_platforms_share_goes_back_in_proportion_where_there_was_one(shop: Shop, what: str, fee: int) -> None:
+    made = shop.sent(charge=True, fee=fee)
+    shop.settle()
+    asked(shop, made, what, amount=1000)
+    assert shop.invoice(made).refunded == 1000
+    fees = shop.stripe.platform.application_fees.values()
+    assert [each["amount_refunded"] for each in fees] == ([100] if fee else [])
+
+
+def test_a_credit_note_whose_refund_was_made_and_whose_note_was_not_goes_on_days_later(shop: Shop) -> None:
+    made = shop.sent(charge=True, fee=490)
+    shop.settle()
+
+    class Crash(Exception): ...
+
+    def crash(moment: str, request: Any) -> None:
+        if moment == "before" and request.method == "POST" and request.path == "/v1/credit_notes":
+            raise Crash
+
+    shop.stripe.on_call = crash
+    with pytest.raises(Crash):
+        act(ANN, made.id, Request(what="credit", key="key"), shop.now, wiring.payments())
+    shop.stripe.on_call = None
+    shop.system.clock.move_to(shop.now + 3 * DAY)
+    asked(shop, made, "credit")
+    invoice = shop.invoice(made)
+    assert (invoice.credited, invoice.credited_to_card, invoice.refunded) == (4900, 4900, 4900)
+
+
+def test_what_stripe_refuses_is_refused_for_good_and_audited_so(shop: Shop) -> None:
+    made = shop.sent(charge=True)
+    shop.settle()
+    shop.stripe.open_dispute(shop.account, shop.charge_of(made))
+    shop.settle()
+    for _ in range(2):
+        with pytest.raises(ProviderRefused) as refused:
+            asked(shop, made, "refund")
+        assert refused.value.members["provider_code"] == "charge_disputed"
+    assert [entry[:2] for entry in shop.audited()][-2:] == [
+        ("ann", "invoice.refund"),
+        ("ann", "invoice.refund_refused"),
+    ]
+    shop.stripe.overpay(shop.account, made.stripe_id, 300)  # it does not hide what is done by hand afterwards
+    shop.settle()
+    assert ("stripe", "invoice.overpaid", made.id) in shop.audited()
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_a_retry_whose_event_is_faster_answers_what_came_of_its_one_charge(shop: Shop, good: bool) -> None:
+    shop.decline()
+    made = shop.sent(charge=True)
+    shop.settle()
+    if good:
+        shop.accept()
+    ports, real = wiring.payments(), wiring.payments().store
+
+    class Raced:
+        """The event's worker writes just before what came of the charge is stored."""
+
+        raced = False
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+        def save(self, invoice: Invoice | None = None, **how: Any) -> None:
+            last = invoice.history[-1].what if invoice is not None else ""
+            if last in ("paid", "payment_failed") and not self.raced and invoice.tries == 2:  # type: ignore[union-attr]
+                self.raced = True
+                shop.settle()
+            real.save(invoice, **how)
+
+    made_by = [
+        act(ANN, made.id, Request(what="retry", key="key"), shop.now, replace(ports, store=Raced())).action.made
+        for _ in range(2)
+    ]
+    assert made_by == (["paid"] * 2 if good else ["declined"] * 2)
+    assert (len(charges(shop)), shop.invoice(made).attempts) == (2, 2)
+
+
+@pytest.mark.parametrize("what", ["void", "refund", "retry"])
+def test_an_action_that_somebody_overtakes_at_its_end_is_done(shop: Shop, what: str) -> None:
+    if what == "retry":
+        shop.decline()
+    made = shop.sent(charge=what != "void")
+    shop.settle()
+    shop.accept()
+    ports, real = wiring.payments(), wiring.payments().store
+
+    class Overtaken:
+        done = False
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+        def save(self, *args: Any, **how: Any) -> None:
+            action = how.get("action")
+            if action is not None and action.done_at is not None and not self.done:
+                self.done = True
+                shop.change(Invoice, keys.invoice(made.id))
+                shop.settle()
+            real.save(*args, **how)
+
+    done = act(ANN, made.id, Request(what=what, key="key"), shop.now, replace(ports, store=Overtaken()))
+    assert done.action.done_at == shop.now
+    assert asked(shop, made, what).action.made == done.action.made
+
+
+def test_a_retry_that_stripe_did_not_answer_goes_on_with_its_charge_when_it_is_asked_for_again(shop: Shop) -> None:
+    shop.decline()
+    made = shop.sent(charge=True)
+    shop.settle()
+    with pytest.raises(_crash_after_pay(shop)):
+        act(ANN, made.id, Request(what="retry", key="key"), shop.now, wiring.payments())
+    assert asked(shop, made, "retry").action.made == "declined"
+    assert asked(shop, made, "retry").action.made == "declined"
+    assert len(charges(shop)) == 2
 
 
 def test_a_paid_invoice_is_credited_to_the_card_or_to_the_balance(shop: Shop) -> None:

@@ -88,6 +88,7 @@ def stale(invoice: Invoice, found: Collected) -> str:
         "status": "open" if invoice.status == "payment_failed" else invoice.status,
         "amount_paid": invoice.amount_paid,
         "amount_remaining": invoice.amount_remaining,
+        "overpaid": invoice.overpaid,
         "credited": invoice.credited,
         "refunded": invoice.refunded,
         "attempts": invoice.attempts,

@@ -171,12 +171,15 @@ INVOICE_STEPS: Final = {
     "paid_out_of_band": "payment.succeeded",
     "void": "invoice.voided",
     "uncollectible": "invoice.written_off",
+    "settled": "invoice.settled",
+    "overpaid": "invoice.overpaid",
     "credited": "invoice.credited",
     "refunded": "payment.refunded",
     "refund_failed": "payment.refund_failed",
     "dispute_open": "payment.disputed",
     "dispute_won": "payment.dispute_won",
     "dispute_lost": "payment.dispute_lost",
+    "dispute_closed": "payment.dispute_closed",
     "past_due_date": "invoice.overdue",
 }
 
@@ -190,7 +193,8 @@ def _invoice(before: Doc, after: Doc) -> Iterator[Said]:
         what = INVOICE_STEPS.get(str(step["what"]))
         if what is not None:
             yield what, str(step["at"]), {**about, "detail": step.get("detail", ""), "step": step["what"]}
-    if before and before.get("status") != after.get("status") and after.get("status") == "paid":
+    settled = "settled" in [step["what"] for step in after.get("history", ())[-1:]]  # by credit notes: nobody paid
+    if before and before.get("status") != after.get("status") and after.get("status") == "paid" and not settled:
         yield "invoice.paid", "", about
 
 

@@ -129,9 +129,13 @@ def _bill_of(found: Collected, ports: Ports) -> Any:
 def _paid_for(notice: Notice, now: datetime, ports: Ports) -> str | None:
     """Refunds, disputes, credit notes, invoice payments: by the invoice or the payment that they name.
 
-    What is not found yet loses nothing: when the invoice is brought up, all of it is read with it.
+    A payment is in our index once the invoice was read with it; until then Stripe says which invoice it is for.
     """
-    ours = ports.payments.store.invoice_known_as(notice.about)
+    store, provider = ports.payments.store, ports.payments.provider
+    ours = store.invoice_known_as(notice.about)
+    if ours is None:
+        paid = (provider.invoice_of(notice.account, each) for each in notice.about if each.startswith("pi_"))
+        ours = store.invoice_known_as([each for each in paid if each])
     if ours is None or ours.account != notice.account:
         return "not_ours"
     about_dispute = notice.type.startswith("charge.dispute.")

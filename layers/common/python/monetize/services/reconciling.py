@@ -556,7 +556,7 @@ def _leftover(going: _Pass, bill: Bill) -> None:
 def _paid_too_late(going: _Pass, invoice: Invoice, subscription: Subscription | None) -> None:
     """An opening bill that was paid in the moment in which its order ended is given back."""
     never_began = subscription is not None and not subscription.live and called_off_at(subscription) is not None
-    left = invoice.total - invoice.credited - invoice.refunded
+    left = invoice.creditable
     if not never_began or invoice.status != "paid" or left <= 0:
         return
     given = invoice_actions.credit_correction(invoice.id, left, "called-off", going.now, going.ports.payments)
