@@ -43,7 +43,7 @@ from monetize.http.reports_schemas import (
 )
 from monetize.http.schemas import MAX_PAGE, from_cursor, to_cursor
 from monetize.services import explaining, exporting, reporting
-from monetize.services.reporting import Filter
+from monetize.services.reporting import Filter, Reader
 
 logger = Logger()
 tracer = Tracer()
@@ -66,6 +66,17 @@ def _seller(publisher: str | None) -> str:
     """Whose reports: the caller's own; an operator names a publisher."""
     caller = resolver.who(app, *SELLERS)
     return _of_operator(caller, publisher) if _operates(caller) else caller.organization
+
+
+def _reader() -> Reader:
+    """Who asks for one invoice, of either side."""
+    caller = resolver.who(app, *ANYONE)
+    return Reader(
+        organization=caller.organization,
+        sells=not caller.roles.isdisjoint(SELLERS),
+        buys=SUBSCRIBER in caller.roles,
+        operates=_operates(caller),
+    )
 
 
 def _operates(caller: Caller) -> bool:
@@ -166,12 +177,12 @@ def get_export(
 @app.get("/invoices/<invoice>", summary="One invoice with its lines and their arithmetic", tags=INVOICES)
 def get_invoice(invoice: str, links: bool = True) -> Response[WholeInvoiceResponse]:
     """The links are Stripe's own, asked for this answer; `links=false` spares the call."""
-    caller, ports = resolver.who(app, *ANYONE), wiring.reporting()
-    found = reporting.visible(invoice, caller.organization, ports.store, everything=_operates(caller))
+    reader, ports = _reader(), wiring.reporting()
+    found = reporting.visible(invoice, reader, ports.store)
     explained = explaining.explain(found, wiring.report_table())
     known = reporting.links(found, ports) if links else Links(available=False)
-    publishers = _operates(caller) or caller.organization == found.publisher
-    return resolver.reply(WholeInvoiceResponse.whole(explained, known, publishers=publishers), rev=found.rev)
+    shown = WholeInvoiceResponse.whole(explained, known, publishers=reader.publishes(found))
+    return resolver.reply(shown, rev=found.rev)
 
 
 @app.get("/invoices/<invoice>/explain", summary="From an invoice's line down to event ids", tags=INVOICES)
@@ -181,11 +192,12 @@ def get_explain(
     day: date | None = None,
     batch: Name = None,
     event: Annotated[str | None, Query(max_length=2_000, description="source/id of one event")] = None,
+    cursor: Cursor = None,
 ) -> Response[ExplainResponse]:
     """Without a query: lines, steps and days. `line` and `day`: ledger entries. With `batch`: digests of event ids."""
-    caller, ports = resolver.who(app, *ANYONE), wiring.reporting()
+    reader, ports = _reader(), wiring.reporting()
     store, usage = wiring.report_table(), wiring.usage()
-    found = reporting.visible(invoice, caller.organization, ports.store, everything=_operates(caller))
+    found = reporting.visible(invoice, reader, ports.store)
     explained = explaining.explain(found, store)
     if event is not None:
         answered = EventAnswerResponse.of(explaining.find(explained, event, store, usage))
@@ -197,12 +209,12 @@ def get_explain(
     if batch is not None:
         if day is None:
             raise Invalid("day_required", "Name the day of the ledger entry.")
-        held = explaining.events(explained, line, day, batch, store, usage)
-        events = [EventResponse.model_validate(each) for each in held]
-        return resolver.reply(ExplainResponse(invoice=found.id, events=events))
-    entries = explaining.batches(explained, line, day, store, usage)
-    batches = [BatchResponse.model_validate(each) for each in entries]
-    return resolver.reply(ExplainResponse(invoice=found.id, batches=batches))
+        held = explaining.events(explained, line, day, batch, from_cursor(cursor), store, usage)
+        events = [EventResponse.model_validate(each) for each in held.items]
+        return resolver.reply(ExplainResponse(invoice=found.id, events=events, cursor=to_cursor(held.after)))
+    page = explaining.batches(explained, line, day, from_cursor(cursor), store, usage)
+    batches = [BatchResponse.of(each, publishers=reader.publishes(found)) for each in page.items]
+    return resolver.reply(ExplainResponse(invoice=found.id, batches=batches, cursor=to_cursor(page.after)))
 
 
 # --- reports ---

@@ -66,6 +66,15 @@ def test_a_foreign_invoice_is_an_unknown_one(billed: Billed) -> None:
     assert billed.get(f"/invoices/{billed.february}/explain", org="other").code == "unknown_invoice"
 
 
+def test_who_only_buys_sees_nothing_of_what_the_organization_sells(billed: Billed) -> None:
+    for path in (f"/invoices/{billed.february}", f"/invoices/{billed.february}/explain"):
+        assert billed.get(path, roles="subscriber").code == "unknown_invoice"
+        assert billed.get(path, org="dev", roles="publisher_viewer").code == "unknown_invoice"
+        assert billed.get(path, roles="publisher_viewer").status == 200
+    both = billed.get(f"/invoices/{billed.february}", org="dev", roles="publisher_admin subscriber")
+    assert both.body["application_fee"] is None
+
+
 @pytest.mark.parametrize(
     ("query", "count"),
     [

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Final
+from typing import Final, Literal
 
 from monetize.domain.invoices import BillLines, Invoice
 from monetize.domain.lines import Line
@@ -10,18 +10,36 @@ from monetize.domain.lines import Line
 _INSTANT: Final = timedelta(microseconds=1)
 
 
+type Kind = Literal["events", "correction", "repeated"]
+"""What stands in the ledger: a batch of events; a person's correction; what exact counting took out again."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerBatch:
-    """One ledger entry as far as a line counts it. `quantity` is of the line's meter, before events seen twice are
-    taken out. `taken`: late entries only, by this bill."""
+    """One ledger entry as far as a line counts it.
+
+    `quantity` is of the line's meter, of events before those seen twice are taken out; negative where a correction or
+    exact counting takes away. `late`: after its day was sealed. `taken`: by this bill; what it did not take is
+    another's, also where a correction line counts its day anew.
+    """
 
     batch: str
     day: date
-    shard: int
-    late: bool
-    events: int
     quantity: int
+    kind: Kind = "events"
+    shard: int = 0
+    late: bool = False
+    events: int = 0
     taken: bool = True
+    reason: str = ""  # of a correction, in its author's words
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPage:
+    """Some entries, and the position after them."""
+
+    items: tuple[LedgerBatch, ...]
+    after: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,9 +50,17 @@ class Event:
     quantity: int
 
 
+@dataclass(frozen=True, slots=True)
+class EventPage:
+    """Some events of one entry, and the position after them."""
+
+    items: tuple[Event, ...]
+    after: str | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where an event stands in the ledger. Only the first place counts: `counted`."""
+    """Where an event stands in the ledger. `counted`: by this bill, at most one place of an event."""
 
     batch: str
     day: date
@@ -43,13 +69,23 @@ class Place:
     quantities: tuple[tuple[str, int], ...]  # (meter, quantity)
 
 
+type Why = Literal[
+    "billed",  # one of the lines counts it
+    "counts_nothing",  # received and counted; no line charges for what it counts
+    "changes_nothing",  # late; with it the earlier period costs what it cost before
+    "in_another_bill",  # its day, or an earlier arrival of it, is another bill's
+    "late_for_another_bill",  # too late for this one: a later one takes it, or took it
+    "not_received",  # not on the days that this bill charges
+]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventAnswer:
-    """Whether one event is in this invoice. `why`: billed, not_received, late_for_another_bill, counts_nothing."""
+    """Whether one event is in this invoice, and why so."""
 
     digest: str
     billed: bool
-    why: str
+    why: Why
     lines: tuple[str, ...] = ()
     places: tuple[Place, ...] = ()
 

@@ -75,7 +75,7 @@ class BillLines:
 
     `credits` were netted into `lines` or are in `carried`, which the next bill takes. `ahead`: what is charged in
     advance beyond this edge, this bill's and still running older ones. `late` names the late entries and corrections
-    it took. `usage` is what was rated: (meter, day, quantity).
+    it took. `usage` is what was rated, corrected periods anew: (meter, day, quantity).
     """
 
     subscription: str

@@ -1,12 +1,12 @@
 """Answers of invoices, reports, exports and the audit."""
 
 from datetime import date
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
 from monetize.domain.audit import AuditEntry
-from monetize.domain.explained import EventAnswer, Explained, rated_days
+from monetize.domain.explained import EventAnswer, Explained, LedgerBatch, rated_days
 from monetize.domain.invoices import Invoice
 from monetize.domain.lines import Line
 from monetize.domain.reports import AGES, Links, Snapshot, Top, a_month, percent
@@ -200,15 +200,26 @@ class ExplainedLineResponse(LineResponse):
 
 
 class BatchResponse(ResponseModel):
-    """A ledger entry behind a line: what a gateway sent at once. `quantity` counts events seen twice as often."""
+    """A ledger entry behind a line: `events` that a gateway sent at once, a person's `correction`, or what exact
+    counting took out because it was there twice (`repeated`). `late`: after its day was sealed. Not `taken`: another
+    bill counts it.
+    """
 
     batch: str
+    kind: Literal["events", "correction", "repeated"]
     day: date
     shard: int
     late: bool
     taken: bool
     events: int
     quantity: int
+    reason: Annotated[str, Field(description="Of a correction; told to the publisher alone")]
+
+    @classmethod
+    def of(cls, batch: LedgerBatch, *, publishers: bool) -> Self:
+        """From the domain."""
+        made = cls.model_validate(batch)
+        return made if publishers else made.model_copy(update={"reason": ""})
 
 
 class EventResponse(ResponseModel):
@@ -219,7 +230,7 @@ class EventResponse(ResponseModel):
 
 
 class PlaceResponse(ResponseModel):
-    """Where an event stands in the ledger; of several places only one counts."""
+    """Where an event stands in the ledger; at most one place is counted by this bill."""
 
     batch: str
     day: date
@@ -233,7 +244,14 @@ class EventAnswerResponse(ResponseModel):
 
     digest: str
     billed: bool
-    why: str
+    why: Literal[
+        "billed",
+        "counts_nothing",
+        "changes_nothing",
+        "in_another_bill",
+        "late_for_another_bill",
+        "not_received",
+    ]
     lines: list[str]
     places: list[PlaceResponse]
 
@@ -254,7 +272,7 @@ class EventAnswerResponse(ResponseModel):
 
 
 class ExplainResponse(ResponseModel):
-    """Why an invoice says what it says. Exactly one of the members is filled in, by what was asked."""
+    """Why an invoice says what it says. What was asked is filled in; `cursor`: ask for more of it."""
 
     invoice: str
     lines: list[ExplainedLineResponse] | None = None
@@ -262,6 +280,7 @@ class ExplainResponse(ResponseModel):
     batches: list[BatchResponse] | None = None
     events: list[EventResponse] | None = None
     event: EventAnswerResponse | None = None
+    cursor: str | None = None
 
 
 # --- reports ---

@@ -1,19 +1,48 @@
-"""Why an invoice says what it says: line → price step → day → ledger batches → event ids; and where one event went."""
+"""Why an invoice says what it says: line → price step → day → ledger entries → event ids; and where one event went.
+
+A bill counts what arrived in time for the days between two billing dates, and the late entries and corrections of
+earlier days that it took. Everything else on those earlier days is an earlier bill's, although a correction line is the
+difference of the whole period counted anew.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
-from datetime import date, datetime
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from functools import cached_property
 from typing import Final, Protocol
 
 from monetize.domain.errors import Invalid, NotFound
-from monetize.domain.explained import Event, EventAnswer, Explained, LedgerBatch, Place, days_of
+from monetize.domain.explained import (
+    BatchPage,
+    Event,
+    EventAnswer,
+    EventPage,
+    Explained,
+    LedgerBatch,
+    Place,
+    Why,
+    days_of,
+)
 from monetize.domain.invoices import BillLines, Invoice
 from monetize.domain.lines import Line
 from monetize.domain.meters import Meter
-from monetize.domain.subscriptions import Subscription
-from monetize.domain.usage import ID_BYTES, Entry, LateEntry, event_id
+from monetize.domain.periods import midnight, nominal_period
+from monetize.domain.subscriptions import Subscription, segments, timeline
+from monetize.domain.usage import ID_BYTES, Adjustment, Correction, Entry, LateEntry, event_id, shard_of
+from monetize.services.rating_bills import SETTLING, shards_of
 
-MOST_BATCHES: Final = 1_000
-MOST_EVENTS: Final = 5_000
+BATCHES: Final = 500  # in one answer
+EVENTS: Final = 5_000
+READS: Final = 200  # of the ledger, for one answer: about two seconds
+MOST_READINGS: Final = 20  # of an event's name, by its slashes
+REACH: Final = SETTLING + timedelta(days=40)  # the oldest day a bill counts anew: of a period that ended so long ago
+_INSTANT: Final = timedelta(microseconds=1)
+
+type Days = tuple[date, date]
+"""Both included."""
+
+type Position = tuple[date, int, str | None]
+"""Day, shard, and the entry to go on after."""
 
 
 class Store(Protocol):
@@ -31,7 +60,15 @@ class Usage(Protocol):
         self, subscription: str, first: date, last: date, shards: Callable[[str], int], *, sandbox: bool = False
     ) -> Iterator[Entry]: ...
 
+    def batches(
+        self, subscription: str, day: date, shard: int, *, after: str | None, limit: int
+    ) -> tuple[tuple[tuple[Entry, datetime], ...], str | None]: ...
+
     def late_entries(self, subscription: str, first: date, last: date) -> tuple[LateEntry, ...]: ...
+
+    def corrections(self, subscription: str, first: date, last: date) -> tuple[Correction, ...]: ...
+
+    def adjustments(self, subscription: str, first: date, last: date) -> tuple[Adjustment, ...]: ...
 
 
 def explain(invoice: Invoice, store: Store) -> Explained:
@@ -50,113 +87,295 @@ def line_of(explained: Explained, line: str) -> Line:
     raise NotFound("unknown_line", "The invoice has no such line.")
 
 
-def batches(explained: Explained, line: str, day: date | None, store: Store, usage: Usage) -> tuple[LedgerBatch, ...]:
-    """The ledger entries behind a line, or behind one of its days; the first 1,000."""
+def batches(
+    explained: Explained, line: str, day: date | None, after: str | None, store: Store, usage: Usage
+) -> BatchPage:
+    """Some of the ledger entries behind a line, or behind one of its days. Invalid `bad_day`, `bad_cursor`.
+
+    Corrections, what exact counting took out and late entries come first, then what arrived in time, day by day.
+    """
     wanted = line_of(explained, line)
     if wanted.meter is None:
-        return ()
-    first, last = days_of(wanted)
-    if day is not None:
-        if not first <= day <= last:
-            raise Invalid("bad_day", "The day is not one of this line's.")
-        first = last = day
-    short = _short(explained, wanted.meter, store)
-    found = []
-    for entry, taken in _entries(explained, first, last, store, usage):
-        quantity = entry.content.totals().get(short, 0)
-        if quantity:
-            found.append(
-                LedgerBatch(
-                    batch=entry.batch,
-                    day=entry.day,
-                    shard=entry.shard,
-                    late=entry.late,
-                    events=entry.content.events,
-                    quantity=quantity,
-                    taken=taken,
-                )
-            )
-        if len(found) >= MOST_BATCHES:
-            break
-    return tuple(found)
+        return BatchPage((), None)
+    first, last = _days(wanted, day)
+    ledger = _Ledger(explained, store, usage)
+    short = ledger.short(wanted.meter)
+    position: Position = first, 0, None
+    found: list[LedgerBatch] = []
+    if after is None or after.isdecimal():
+        skipped = int(after or 0)
+        found = [each for each in ledger.apart(first, last, short) if each.quantity]
+        if len(found) > skipped + BATCHES:
+            return BatchPage(tuple(found[skipped : skipped + BATCHES]), str(skipped + BATCHES))
+        found = found[skipped:]
+    else:
+        position = _position(after, first, last)
+    return ledger.in_time(position, last, short, found)
 
 
-def events(explained: Explained, line: str, day: date, batch: str, store: Store, usage: Usage) -> tuple[Event, ...]:
-    """The events of one ledger entry that a line counts; the first 5,000. NotFound `unknown_batch`."""
+def events(
+    explained: Explained, line: str, day: date, batch: str, after: str | None, store: Store, usage: Usage
+) -> EventPage:
+    """Some of the events of one ledger entry that a line counts. NotFound `unknown_batch`; Invalid `bad_day`."""
     wanted = line_of(explained, line)
-    short = _short(explained, wanted.meter or "", store)
-    for entry, _ in _entries(explained, day, day, store, usage):
-        if entry.batch == batch:
-            counted = ((event, quantities.get(short, 0)) for event, quantities in entry.content.rows())
-            rows = [Event(digest=event.hex(), quantity=quantity) for event, quantity in counted if quantity]
-            return tuple(rows[:MOST_EVENTS])
-    raise NotFound("unknown_batch", "There is no such ledger entry on that day.")
+    _days(wanted, day)
+    if after is not None and not after.isdecimal():
+        raise Invalid("bad_cursor", "This cursor was not made for this list.")
+    ledger = _Ledger(explained, store, usage)
+    entry = ledger.entry(day, batch)
+    if entry is None:
+        raise NotFound("unknown_batch", "There is no such ledger entry on that day.")
+    short, begun = ledger.short(wanted.meter or ""), int(after or 0)
+    counted = ((event, quantities.get(short, 0)) for event, quantities in entry.content.rows())
+    rows = [Event(digest=event.hex(), quantity=quantity) for event, quantity in counted if quantity]
+    return EventPage(tuple(rows[begun : begun + EVENTS]), str(begun + EVENTS) if len(rows) > begun + EVENTS else None)
 
 
 def find(explained: Explained, event: str, store: Store, usage: Usage) -> EventAnswer:
-    """Whether and where one event was billed; `event` is `source/id`. Both may hold slashes: every reading is tried."""
+    """Whether and where one event was billed; `event` is `source/id`. Both may hold slashes: every reading is tried.
+
+    Looked for on the days of this bill and in the earlier periods that it counted anew.
+    """
     candidates = _digests(event)
+    ledger = _Ledger(explained, store, usage)
     meters = {meter.short: meter.id for meter in store.meters(explained.invoice.publisher)}
-    spans = [days_of(line) for line in explained.content.lines if line.meter is not None]
-    if not spans:
-        return EventAnswer(digest=candidates[-1].hex(), billed=False, why="not_received")
-    first, last = min(first for first, _ in spans), max(last for _, last in spans)
-    found: list[tuple[Entry, bool, bytes, dict[int, int]]] = []
-    for entry, taken in _entries(explained, first, last, store, usage):
-        for digest in candidates:
-            if _holds(entry.content.ids, digest):
-                quantities = next(quantities for held, quantities in entry.content.rows() if held == digest)
-                found.append((entry, taken, digest, quantities))
-    if not found:
-        return EventAnswer(digest=candidates[-1].hex(), billed=False, why="not_received")
-    digest = found[0][2]
-    found.sort(key=lambda each: (each[0].day, each[0].batch, each[0].late))
-    winner = next((each for each in found if each[1]), None)
+    found = [each for days in ledger.counted_days() for each in ledger.occurrences(days, candidates)]
+    digest = found[0].digest if found else candidates[-1]
+    found = sorted((each for each in found if each.digest == digest), key=lambda each: each.order)
+    winner, why = _winner(found)
     places = tuple(
         Place(
-            batch=entry.batch,
-            day=entry.day,
-            late=entry.late,
-            counted=winner is not None and winner[0] is entry,
-            quantities=tuple((meters.get(short, str(short)), quantity) for short, quantity in quantities.items()),
+            batch=each.entry.batch,
+            day=each.entry.day,
+            late=each.entry.late,
+            counted=each is winner,
+            quantities=tuple((meters.get(short, str(short)), count) for short, count in each.quantities.items()),
         )
-        for entry, _, _, quantities in found
+        for each in found
     )
     if winner is None:
-        return EventAnswer(digest=digest.hex(), billed=False, why="late_for_another_bill", places=places)
-    entry, _, _, quantities = winner
-    counted = {meters.get(short) for short in quantities}
-    lines = tuple(
-        line.id
-        for line in explained.content.lines
-        if line.meter in counted and days_of(line)[0] <= entry.day <= days_of(line)[1]
-    )
-    why = "billed" if lines else "counts_nothing"
+        return EventAnswer(digest=digest.hex(), billed=False, why=why, places=places)
+    lines = _lines(explained, winner, {meters.get(short) for short in winner.quantities})
+    if not lines:
+        why = "changes_nothing" if winner.entry.late and winner.quantities else "counts_nothing"
     return EventAnswer(digest=digest.hex(), billed=bool(lines), why=why, lines=lines, places=places)
 
 
-def _entries(explained: Explained, first: date, last: date, store: Store, usage: Usage) -> Iterator[tuple[Entry, bool]]:
-    """Ledger entries and late ones of those days, and whether this bill counts them."""
-    invoice, content = explained.invoice, explained.content
-    subscription = store.subscription(invoice.subscription)
-    shards = dict(subscription.shards) if subscription is not None else {}
-    for entry in usage.entries(invoice.subscription, first, last, lambda month: shards.get(month, 1)):
-        yield entry, True
-    mine = set(content.late)
-    for late in usage.late_entries(invoice.subscription, first, last):
-        if late.entry is not None:
-            yield late.entry, late.ref in mine
+@dataclass(frozen=True, slots=True)
+class _Occurrence:
+    """An event in one entry. `bill`: -1 of an earlier bill, 0 of this one, 1 not of this one yet."""
+
+    entry: Entry
+    digest: bytes
+    quantities: dict[int, int]
+    bill: int
+
+    @property
+    def order(self) -> tuple[date, str, bool]:
+        """The lowest counts (domain.usage.distinct)."""
+        return self.entry.day, self.entry.batch, self.entry.late
 
 
-def _short(explained: Explained, meter: str, store: Store) -> int:
-    return next((each.short for each in store.meters(explained.invoice.publisher) if each.id == meter), 0)
+def _winner(found: Sequence[_Occurrence]) -> tuple[_Occurrence | None, Why]:
+    """The one occurrence this bill counts: none where an earlier bill had the event, whatever came again."""
+    mine = [each for each in found if each.bill == 0]
+    in_time = [each for each in mine if not each.entry.late]
+    if in_time:
+        return in_time[0], "billed"
+    if any(each.bill < 0 for each in found):
+        return None, "in_another_bill"
+    if mine:
+        return mine[0], "billed"
+    return None, "late_for_another_bill" if found else "not_received"
+
+
+def _lines(explained: Explained, winner: _Occurrence, counted: set[str | None]) -> tuple[str, ...]:
+    """What charges for it: late ones by the lines, or credits, that correct their period, its bounds included."""
+    late = winner.entry.late
+    return tuple(
+        line.id
+        for line in (*explained.content.lines, *explained.content.credits)
+        if (line.kind == "adjustment") == late
+        and (line.meter in counted or (late and line.meter is None and winner.quantities))
+        and days_of(line)[0] <= winner.entry.day <= days_of(line)[1]
+    )
+
+
+class _Ledger:
+    """The ledger as one bill looks at it."""
+
+    def __init__(self, explained: Explained, store: Store, usage: Usage) -> None:
+        self._invoice, self._content = explained.invoice, explained.content
+        self._store, self._usage = store, usage
+        self._subscription = store.subscription(explained.invoice.subscription)
+        self._late = frozenset(explained.content.late)
+
+    def short(self, meter: str) -> int:
+        """A meter's number."""
+        return next((each.short for each in self._store.meters(self._invoice.publisher) if each.id == meter), 0)
+
+    @cached_property
+    def own(self) -> Days | None:
+        """The days between the billing date before and this one: None for an opening bill."""
+        since = self._content.since
+        if since is None and self._subscription is not None:
+            since = next((span.start for span in timeline(self._subscription) if span.paid), None)
+        if since is None or since >= self._invoice.edge:
+            return None
+        return since.date(), (self._invoice.edge - _INSTANT).date()
+
+    def is_own(self, day: date) -> bool:
+        """Whether what arrived in time for that day is this bill's."""
+        return self.own is not None and self.own[0] <= day <= self.own[1]
+
+    def counted_days(self) -> Iterator[Days]:
+        """Its own days, and every earlier period that it counted anew."""
+        if self.own is not None:
+            yield self.own
+        if not self._late:
+            return
+        through = (self._invoice.edge - _INSTANT).date()
+        late = self._usage.late_entries(self._invoice.subscription, through - REACH, through)
+        yield from sorted({self._period(each.day) for each in late if each.ref in self._late})
+
+    def _period(self, day: date) -> Days:
+        """The billed period that a day belongs to."""
+        subscription = self._subscription
+        if subscription is None:
+            return day, day
+        nominal = nominal_period(midnight(day + timedelta(days=1)) - _INSTANT, subscription.anchor)
+        for stretch in segments(subscription, nominal.start, nominal.end):
+            first, last = stretch.start.date(), (stretch.end - _INSTANT).date()
+            if first <= day <= last:
+                return first, last
+        return day, day
+
+    def occurrences(self, days: Days, candidates: Sequence[bytes]) -> Iterator[_Occurrence]:
+        """Where any of these events stand on those days."""
+        subscription = self._invoice.subscription
+        for entry in self._usage.entries(subscription, *days, self._shards):
+            yield from _held(entry, candidates, 0 if self.is_own(entry.day) else -1)
+        for late in self._usage.late_entries(subscription, *days):
+            if late.entry is not None:
+                yield from _held(late.entry, candidates, self._taken(late))
+
+    def _taken(self, late: LateEntry) -> int:
+        if late.ref in self._late:
+            return 0
+        # Bills are named by subscription and date: in their order.
+        mine = f"{self._invoice.subscription}.{self._invoice.edge:%Y%m%dT%H%M%SZ}"
+        return -1 if "" < late.taken_by < mine else 1
+
+    def apart(self, first: date, last: date, short: int) -> Iterator[LedgerBatch]:
+        """What is not an entry that arrived in time."""
+        subscription = self._invoice.subscription
+        for correction in self._usage.corrections(subscription, first, last):
+            yield LedgerBatch(
+                batch=correction.id,
+                day=correction.day,
+                quantity=correction.quantities.get(short, 0),
+                kind="correction",
+                taken=self.is_own(correction.day),
+                reason=correction.reason,
+            )
+        for adjustment in self._usage.adjustments(subscription, first, last):
+            yield LedgerBatch(
+                batch=str(adjustment.number),
+                day=adjustment.day,
+                quantity=adjustment.quantities.get(short, 0),
+                kind="repeated",
+                taken=self.is_own(adjustment.day),
+            )
+        for late in self._usage.late_entries(subscription, first, last):
+            yield LedgerBatch(
+                batch=late.ref.rpartition("#")[2].removeprefix("correction-"),
+                day=late.day,
+                quantity=late.quantities.get(short, 0),
+                kind="events" if late.entry is not None else "correction",
+                late=True,
+                events=late.entry.content.events if late.entry is not None else 0,
+                taken=late.ref in self._late,
+                reason=late.reason,
+            )
+
+    def in_time(self, position: Position, last: date, short: int, found: list[LedgerBatch]) -> BatchPage:
+        """Add entries that arrived in time, from a position on, until the page is full or enough was read."""
+        day, shard, place = position
+        for _ in range(READS):
+            entries, place = self._usage.batches(
+                self._invoice.subscription, day, shard, after=place, limit=max(1, BATCHES - len(found))
+            )
+            for entry, _ in entries:
+                if quantity := entry.content.totals().get(short, 0):
+                    found.append(
+                        LedgerBatch(
+                            batch=entry.batch,
+                            day=day,
+                            quantity=quantity,
+                            shard=shard,
+                            events=entry.content.events,
+                            taken=self.is_own(day),
+                        )
+                    )
+            if place is None:
+                shard += 1
+                if shard >= self._shards(f"{day:%Y-%m}"):
+                    day, shard = day + timedelta(days=1), 0
+            if day > last:
+                return BatchPage(tuple(found), None)
+            if len(found) >= BATCHES:
+                break
+        return BatchPage(tuple(found), f"{day}/{shard}/{place or ''}")
+
+    def entry(self, day: date, batch: str) -> Entry | None:
+        """One entry of events, late or not."""
+        shard, place = shard_of(batch, self._shards(f"{day:%Y-%m}")), None
+        while True:
+            entries, place = self._usage.batches(self._invoice.subscription, day, shard, after=place, limit=BATCHES)
+            for entry, _ in entries:
+                if entry.batch == batch:
+                    return entry
+            if place is None:
+                break
+        late = self._usage.late_entries(self._invoice.subscription, day, day)
+        return next((each.entry for each in late if each.entry is not None and each.entry.batch == batch), None)
+
+    def _shards(self, month: str) -> int:
+        return 1 if self._subscription is None else shards_of(self._subscription)(month)
+
+
+def _days(line: Line, day: date | None) -> Days:
+    first, last = days_of(line)
+    if day is None:
+        return first, last
+    if not first <= day <= last:
+        raise Invalid("bad_day", "The day is not one of this line's.")
+    return day, day
+
+
+def _position(after: str, first: date, last: date) -> Position:
+    try:
+        day, shard, place = after.split("/", 2)
+        found: Position = date.fromisoformat(day), int(shard), place or None
+    except ValueError:
+        found = last + timedelta(days=1), 0, None
+    if not (first <= found[0] <= last and 0 <= found[1] < 1_000_000):
+        raise Invalid("bad_cursor", "This cursor was not made for this list.")
+    return found
+
+
+def _held(entry: Entry, candidates: Sequence[bytes], bill: int) -> Iterator[_Occurrence]:
+    for digest in candidates:
+        if _holds(entry.content.ids, digest):
+            quantities = next(quantities for held, quantities in entry.content.rows() if held == digest)
+            yield _Occurrence(entry, digest, quantities, bill)
 
 
 def _digests(event: str) -> Sequence[bytes]:
     """The digests that `source/id` may have: a slash may belong to either, so each is tried as the one between."""
-    if "/" not in event.strip("/") or len(event) > 2_000:
-        raise Invalid("bad_event", "An event is named source/id.")
     slashes = [at for at, letter in enumerate(event) if letter == "/" and 0 < at < len(event) - 1]
+    if not 0 < len(slashes) <= MOST_READINGS:
+        raise Invalid("bad_event", f"An event is named source/id, with at most {MOST_READINGS} slashes.")
     return [event_id(event[:at], event[at + 1 :]) for at in slashes]
 
 

@@ -110,7 +110,8 @@ class Rater:
                 fee=ApplicationFee(percent=Decimal(publisher.fee_percent), fixed=publisher.fee_fixed),
             )
         )
-        return frozen(bill, rated, arrears, ahead, taken, parts.products(), previous.edge if previous else None)
+        counted_now = (*arrears, *(each.segment for each in adjustments))
+        return frozen(bill, rated, counted_now, ahead, taken, parts.products(), previous.edge if previous else None)
 
     def _adjustments(
         self, subscription: Subscription, before: Sequence[BillLines], parts: "_Parts"
@@ -274,13 +275,13 @@ def discounts_of(bill: Bill) -> tuple[Discount, ...]:
 def frozen(
     bill: Bill,
     rated: Rated,
-    arrears: Sequence[Segment],
+    counted_now: Sequence[Segment],
     ahead: Sequence[rating.Ahead],
     late: tuple[str, ...],
     products: tuple[Product, ...],
     since: datetime | None,
 ) -> BillLines:
-    """A bill's content, ready to be stored."""
+    """A bill's content, ready to be stored; `counted_now`: what closed, and what was corrected, with all its usage."""
     return BillLines(
         subscription=bill.subscription,
         edge=bill.edge,
@@ -295,7 +296,7 @@ def frozen(
         since=since,
         usage=tuple(
             (meter, day, quantity)
-            for segment in arrears
+            for segment in counted_now
             for meter, days in sorted(segment.usage.items())
             for day, quantity in sorted(days.items())
             if quantity

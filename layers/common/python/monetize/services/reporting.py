@@ -198,12 +198,26 @@ def _stamp(at: datetime) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def visible(inv: str, organization: str, store: Store, *, everything: bool = False) -> Invoice:
-    """An invoice of the caller's, as its publisher or its subscriber. NotFound `unknown_invoice`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """Who asks for an invoice: an organization, and what the person may see of it."""
+
+    organization: str
+    sells: bool  # its side as a publisher
+    buys: bool  # its side as a subscriber
+    operates: bool = False
+
+    def publishes(self, invoice: Invoice) -> bool:
+        """Whether it is shown as the publisher sees it."""
+        return self.operates or (self.sells and self.organization == invoice.publisher)
+
+
+def visible(inv: str, reader: Reader, store: Store) -> Invoice:
+    """An invoice of the reader's, as its publisher or its subscriber. NotFound `unknown_invoice`."""
     found = store.invoice(inv)
-    if found is None or not (everything or organization in (found.publisher, found.subscriber)):
-        raise NotFound("unknown_invoice", "There is no such invoice.")
-    return found
+    if found is not None and (reader.publishes(found) or (reader.buys and reader.organization == found.subscriber)):
+        return found
+    raise NotFound("unknown_invoice", "There is no such invoice.")
 
 
 def links(invoice: Invoice, ports: Ports) -> Links:
