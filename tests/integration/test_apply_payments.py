@@ -12,11 +12,14 @@ import pytest
 from monetize import wiring
 from monetize.adapters.dynamo import keys
 from monetize.adapters.dynamo.table import release
+from monetize.domain.catalog import Throttle, Tier
 from monetize.domain.invoices import Bill, Invoice
+from monetize.domain.keys import ApiKey, hashed
 from monetize.domain.stripe_events import ACCOUNT, ASKED, MARKED, OPTIONAL, UNMARKED, Notice
 from monetize.domain.subscriptions import Subscription
 from monetize.services.applying import HANDLERS, apply
 from monetize.services.billing import invoice_id
+from monetize.services.entitling import DECISION_SECONDS, Decisions, decide
 from tests.integration.payment_fixtures import START, Shop, shop
 
 __all__ = ["shop"]
@@ -232,3 +235,110 @@ def test_the_guide_asks_stripe_for_the_events_that_tell_something_and_no_more() 
     listed = guide.split("with these events:")[1].split("Put its signing secret")[0]
     assert set(re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)`", listed)) == ASKED
     assert ASKED >= (MARKED | UNMARKED | ACCOUNT) - OPTIONAL
+
+
+@pytest.mark.parametrize(
+    ("kind", "became"),
+    [
+        ("invoice.finalization_failed", "paid"),
+        ("invoice_payment.paid", "paid"),
+        ("refund.created", "refunded"),
+        ("refund.updated", "refunded"),
+        ("charge.refunded", "refunded"),
+        ("charge.dispute.created", "dispute_open"),
+        ("charge.dispute.funds_withdrawn", "dispute_open"),
+        ("charge.dispute.funds_reinstated", "dispute_won"),
+        ("charge.dispute.closed", "dispute_won"),
+    ],
+)
+def test_any_one_event_about_an_invoice_is_enough(shop: Shop, kind: str, became: str) -> None:
+    """All others are lost: the invoice is brought up to everything that happened to it."""
+    made = shop.sent()
+    shop.settle()
+    shop.charge(made)
+    account = shop.stripe.accounts[shop.account]
+    if became != "paid":
+        shop.settle()
+        charge = shop.charge_of(made)
+        if became == "refunded":
+            shop.stripe.refund_charge(shop.account, charge, 500)
+        else:
+            dispute = shop.stripe.open_dispute(shop.account, charge)
+            if became == "dispute_won":
+                shop.stripe.close_dispute(shop.account, dispute["id"], won=True)
+    _lose(shop)
+    assert became not in [step.what for step in shop.invoice(made).history]
+    about = {
+        "invoice": account.invoices, "invoice_payment": account.invoice_payments, "refund": account.refunds,
+        "charge": account.charges if kind == "charge.refunded" else account.disputes,
+    }[kind.partition(".")[0]]  # fmt: skip
+    shop.stripe.inject_event(shop.account, kind, next(reversed(about.values())))
+    shop.settle()
+    assert shop.invoice(made).history[-1].what == became
+
+
+def _lose(shop: Shop) -> None:
+    while shop.stripe.webhooks.due(shop.now):
+        pass
+
+
+def test_a_card_that_failed_to_be_set_up_tells_what_the_customer_has_now(shop: Shop) -> None:
+    shop.stripe.detach_card(shop.account, shop.card)
+    _lose(shop)
+    intent = next(iter(shop.stripe.accounts[shop.account].setup_intents.values()))
+    shop.stripe.inject_event(shop.account, "setup_intent.setup_failed", intent)
+    shop.settle()
+    assert shop.subscriber().customers[0].payment_method is None
+    assert ("stripe", "subscriber.card_removed", "dev") in shop.audited()
+
+
+def test_a_refund_told_before_its_payment_is_in_our_index_is_found_by_its_invoice(shop: Shop) -> None:
+    made = shop.sent(charge=True)
+    shop.stripe.refund_charge(shop.account, _charged(shop), 500)
+    _lose(shop)
+    refunded = next(iter(shop.stripe.accounts[shop.account].charges.values()))
+    about = (refunded["payment_intent"], shop.customer)
+    assert shop.invoice(made).payment == ""
+    notice = replace(_notice(shop, "charge.refunded", refunded["id"]), about=about)
+    wiring.inbox().put_if_absent(notice, shop.now)
+    assert apply("evt_slow", shop.now, wiring.applying()) == "applied"
+    assert (shop.invoice(made).status, shop.invoice(made).refunded) == ("paid", 500)
+
+
+def _charged(shop: Shop) -> str:
+    return str(next(iter(shop.stripe.accounts[shop.account].charges)))
+
+
+def test_a_suspension_reaches_the_next_check_and_so_does_the_payment_that_ends_it(shop: Shop) -> None:
+    shop.store(
+        Tier(id="tier_gold", publisher="acme", name="Gold", throttle=Throttle(per_minute=5000), created_at=START),
+        ApiKey(
+            id="key_one", subscription="sub_one", publisher="acme", environment="production",
+            sha256=hashed("mk_live_one"), created_at=START,
+        ),
+    )  # fmt: skip
+    remembered = Decisions()
+
+    def allowed() -> tuple[bool, str]:
+        (decision,) = decide(
+            [("mk_live_one", "api_weather")],
+            publisher="acme",
+            now=shop.now,
+            ports=wiring.entitling(),
+            remembered=remembered,
+        )
+        return decision.allowed, decision.reason
+
+    assert allowed() == (True, "")
+    shop.decline()
+    made = shop.sent(charge=True)
+    shop.settle()
+    shop.system.clock.move_to(START + timedelta(days=3) - timedelta(seconds=10))
+    assert allowed() == (True, "")
+    shop.system.clock.move_to(START + timedelta(days=3))  # the grace is over, and no worker came yet
+    assert allowed() == (False, "past_due")
+    shop.accept()
+    shop.stripe.pay_by_hand(shop.account, made.stripe_id)
+    shop.settle()
+    shop.system.clock.move_to(shop.now + timedelta(seconds=DECISION_SECONDS))
+    assert allowed() == (True, "")

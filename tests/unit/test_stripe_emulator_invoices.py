@@ -255,6 +255,21 @@ def test_the_accounts_own_retries_are_observed_when_on(shop: Sample) -> None:
     assert (after.status, after.attempt_count) == ("paid", 2)
 
 
+def test_an_attempt_by_hand_after_the_first_is_not_counted_and_leaves_the_schedule_as_it_is(shop: Sample) -> None:
+    shop.account.retry_days = (1, 3)
+    shop.emulator.set_card_outcome(shop.account.id, shop.card, "insufficient_funds")
+    invoice = shop.finalized(1000, auto_advance=True)
+    with pytest.raises(stripe.CardError) as declined:
+        shop.client.v1.invoices.pay(invoice.id, None, shop.options)
+    assert declined.value.error is not None
+    assert declined.value.error.payment_method is not None
+    assert declined.value.error.payment_method.id == shop.card
+    after = shop.client.v1.invoices.retrieve(invoice.id, None, shop.options)
+    assert (after.attempt_count, after.next_payment_attempt) == (1, invoice.next_payment_attempt)
+    shop.emulator.clock.advance(timedelta(days=1))
+    assert shop.client.v1.invoices.retrieve(invoice.id, None, shop.options).attempt_count == 2
+
+
 def test_lists_filter_and_page_newest_first(shop: Sample) -> None:
     made = [shop.draft(metadata={"n": str(at)}).id for at in range(25)]
     shop.finalized(1000)

@@ -112,6 +112,48 @@ def test_the_application_fee_goes_back_in_proportion(shop: Sample) -> None:
         assert shop.client.v1.application_fees.list().data[0].amount_refunded == returned
 
 
+def test_a_fee_that_was_not_taken_cannot_be_given_back(shop: Sample) -> None:
+    shop.paid(1000)
+    with pytest.raises(stripe.InvalidRequestError, match="it has no application fee"):
+        shop.client.v1.refunds.create({"charge": charge_of(shop), "refund_application_fee": True}, shop.options)
+    assert shop.client.v1.charges.retrieve(charge_of(shop), None, shop.options).amount_refunded == 0
+
+
+def test_what_was_refunded_without_a_note_cannot_be_credited_unless_the_note_names_it(shop: Sample) -> None:
+    invoice = shop.paid(1000)
+    notes = shop.client.v1.credit_notes
+    made = shop.client.v1.refunds.create({"charge": charge_of(shop), "amount": 400}, shop.options)
+    with pytest.raises(stripe.InvalidRequestError, match="600"):
+        notes.create({"invoice": invoice.id, "amount": 601, "credit_amount": 601}, shop.options)
+    note = notes.create(
+        {"invoice": invoice.id, "amount": 400, "refunds": [{"refund": made.id, "amount_refunded": 400}]}, shop.options
+    )
+    assert [(each.refund, each.amount_refunded) for each in note.refunds] == [(made.id, 400)]
+    with pytest.raises(stripe.InvalidRequestError, match="linked"):
+        notes.create(
+            {"invoice": invoice.id, "amount": 1, "refunds": [{"refund": made.id, "amount_refunded": 1}]}, shop.options
+        )
+    notes.create({"invoice": invoice.id, "amount": 600, "credit_amount": 600}, shop.options)
+
+
+def test_an_inquiry_takes_no_money_and_is_closed(shop: Sample) -> None:
+    shop.paid(1000)
+    kinds(shop)
+    inquiry = shop.emulator.open_dispute(shop.account.id, charge_of(shop), inquiry=True)
+    shop.emulator.close_dispute(shop.account.id, inquiry["id"], won=False)
+    assert kinds(shop) == ["charge.dispute.created", "charge.dispute.closed"]
+    assert shop.client.v1.disputes.retrieve(inquiry["id"], None, shop.options).status == "warning_closed"
+
+
+def test_what_is_overpaid_goes_to_the_customers_balance(shop: Sample) -> None:
+    invoice = shop.paid(1000)
+    kinds(shop)
+    shop.emulator.overpay(shop.account.id, invoice.id, 200)
+    assert kinds(shop) == ["invoice.updated", "invoice.overpaid"]
+    assert shop.client.v1.invoices.retrieve(invoice.id, None, shop.options).amount_overpaid == 200
+    assert shop.client.v1.customers.retrieve(shop.customer, None, shop.options).balance == -200
+
+
 def test_a_dispute_takes_the_money_and_gives_it_back_when_won(shop: Sample) -> None:
     for won, last in ((True, "charge.dispute.funds_reinstated"), (False, "charge.dispute.closed")):
         shop.paid(1000)
