@@ -55,6 +55,7 @@ class HeldInvoice:
     bill: str
     attempt: int
     created: datetime
+    collection: str  # charge_automatically, send_invoice
     attempted: int = 0
     hosted_url: str = ""
     pdf_url: str = ""

@@ -345,16 +345,16 @@ def _collect(
     # A tenant with a clock of its own has its own part of the to-do list.
     invoice = replace(record(bill, held, now), due_scope=publisher.id if publisher.sandbox else "")
     ports.store.record_invoice(invoice)
+    if held.status == "open" and held.collection == "send_invoice":
+        ports.invoices.send(wanted.account, held.id, bill.id)  # nothing comes back to a bill that says it is sent
     sent = replace(bill, status=states.BILL.move(bill.status, "send"), sent_at=now, next_at=None)
     ports.store.save(sent)
     done = Worked("sent", bill.id, amount=bill.subtotal, currency=bill.currency)
-    if held.status == "open" and wanted.collection == "charge_automatically":
+    if held.status == "open" and held.collection == "charge_automatically":
         try:
             ports.invoices.pay(wanted.account, held.id, bill.id, attempt=0)
         except CardDeclined:
             return replace(done, outcome="declined")  # the webhook tells the rest: our schedule tries again
-    elif held.status == "open":
-        ports.invoices.send(wanted.account, held.id, bill.id)
     return done
 
 
@@ -390,9 +390,22 @@ def _request(bill: Bill, publisher: Publisher, ports: Ports) -> DraftRequest:
 def _draft(
     bill: Bill, wanted: DraftRequest, lines: Sequence[InvoiceLine], tax: str, now: datetime, ports: Ports
 ) -> tuple[Bill, HeldInvoice]:
-    """Make the attempt's draft, store its id under a condition, then fill it."""
+    """Make the attempt's draft, store its id under a condition, then fill it.
+
+    The publisher's settings are in the request. Where they changed since it was sent, what was made then is the
+    attempt's; should nothing be left of it, another attempt begins.
+    """
     before = _made_before(wanted, bill, ports) if bill.belated or now - bill.created_at > KEY_LIFE else None
-    made = before.id if before is not None else ports.invoices.create_draft(wanted)
+    try:
+        made = before.id if before is not None else ports.invoices.create_draft(wanted)
+    except ProviderRefused as refused:
+        if refused.code != "stripe_key_mismatch":
+            raise
+        before = _made_before(wanted, bill, ports)
+        if before is None:
+            again = ports.store.save(replace(bill, attempt=bill.attempt + 1))
+            return _draft(again, replace(wanted, attempt=again.attempt), lines, tax, now, ports)
+        made = before.id
     bill = ports.store.save(
         replace(bill, status=states.BILL.move(bill.status, "draft"), invoice=made, account=wanted.account)
     )

@@ -154,6 +154,7 @@ def _held(invoice: Mapping[str, Any]) -> HeldInvoice:
         bill=str(metadata.get("bill", "")),
         attempt=int(metadata.get("attempt", 0)),
         created=datetime.fromtimestamp(int(invoice["created"]), UTC),
+        collection=str(invoice["collection_method"]),
         attempted=int(invoice.get("attempt_count") or 0),
         hosted_url=str(invoice.get("hosted_invoice_url") or ""),
         pdf_url=str(invoice.get("invoice_pdf") or ""),
