@@ -9,7 +9,6 @@ from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.event_handler.openapi.params import Query
 from aws_lambda_powertools.logging.correlation_paths import API_GATEWAY_HTTP
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from pydantic import BaseModel
 
 from monetize import wiring
 from monetize.domain.errors import Invalid, NotFound
@@ -35,6 +34,7 @@ from monetize.http.reports_schemas import (
     MrrResponse,
     MrrRow,
     ReportResponse,
+    ReportRow,
     RevenueResponse,
     RevenueRow,
     UsageReportResponse,
@@ -103,20 +103,16 @@ def _csv(text: str, name: str) -> Response[Any]:
     return Response(status_code=200, content_type="text/csv; charset=utf-8", body=text, headers=headers)
 
 
-def _table(rows: Sequence[BaseModel], model: type[BaseModel], name: str) -> Response[Any]:
-    """Rows as CSV: their plain members, in the order they are documented."""
-    columns = [each for each, field in model.model_fields.items() if field.annotation in (str, int, str | None)]
-    return _csv(exporting.table(columns, [[getattr(row, each) for each in columns] for row in rows]), name)
-
-
 def _report(
-    model: ReportResponse, rows: Sequence[BaseModel], row: type[BaseModel], chosen: str | None
+    model: ReportResponse, rows: Sequence[ReportRow], row: type[ReportRow], chosen: str | None
 ) -> Response[Any]:
     if not model.complete:
         answer = resolver.reply(model)
         answer.headers["Retry-After"] = "1"
         return answer
-    return _table(rows, row, model.report) if _wants_csv(chosen) else resolver.reply(model)
+    if not _wants_csv(chosen):
+        return resolver.reply(model)
+    return _csv(exporting.table(row.columns(), [cells for each in rows for cells in each.cells()]), model.report)
 
 
 # --- invoices ---
@@ -167,7 +163,14 @@ def get_export(
     if made.text is not None:
         return _csv(made.text, f"{what}-{chosen}")
     answer = resolver.reply(
-        ExportResponse(what=what, month=chosen, complete=made.complete, invoices=made.rows, parts=list(made.parts))
+        ExportResponse(
+            what=what,
+            month=chosen,
+            as_of=made.as_of,
+            complete=made.complete,
+            invoices=made.rows,
+            parts=list(made.parts),
+        )
     )
     if not made.complete:
         answer.headers["Retry-After"] = "1"

@@ -48,6 +48,10 @@ def client_settings(name: str) -> Any:
         retries={"mode": "standard", "total_max_attempts": 4},
         # A fifth of an ingest request's CPU otherwise; DynamoDB checks what we send anyway.
         parameter_validation=name != "dynamodb",
+        # Links are signed by the one signature that every region takes, for the host of the bucket's own region: the
+        # common host may redirect, and the signature is not the other host's.
+        signature_version="s3v4" if name == "s3" else None,
+        s3={"addressing_style": "virtual"} if name == "s3" else None,
         # A constant: botocore puts its own together anew, twice a request, which is an eighth of a bill's CPU.
         user_agent="monetize",
     )

@@ -20,7 +20,10 @@ class ExportObjects:
         )
 
     def link(self, name: str) -> str:
-        """Where it can be downloaded for a quarter of an hour: for the caller's eyes, never stored, never logged."""
+        """Where it can be downloaded for a quarter of an hour, or until the credentials that signed it end.
+
+        For the caller's eyes, never stored, never logged.
+        """
         url: str = self.client.generate_presigned_url(
             "get_object", Params={"Bucket": self.bucket, "Key": name}, ExpiresIn=LINK_SECONDS
         )

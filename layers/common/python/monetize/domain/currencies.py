@@ -74,3 +74,9 @@ def _all() -> Iterator[Currency]:
 
 
 CURRENCIES: Final[Mapping[str, Currency]] = MappingProxyType({known.code: known for known in _all()})
+
+
+def decimals(currency: str) -> int:
+    """How many decimals a currency's minor units are: 2 for usd, 0 for jpy, 3 for kwd."""
+    known = CURRENCIES.get(currency)
+    return known.exponent if known is not None else 0

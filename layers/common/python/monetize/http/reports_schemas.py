@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field
 
 from monetize.domain.audit import AuditEntry
+from monetize.domain.currencies import decimals
 from monetize.domain.explained import EventAnswer, Explained, LedgerBatch, rated_days
 from monetize.domain.invoices import Invoice
 from monetize.domain.lines import Line
@@ -295,7 +296,24 @@ class ReportResponse(ResponseModel):
     counted: int
 
 
-class RevenueRow(ResponseModel):
+class ReportRow(ResponseModel):
+    """One row, and what it is as CSV: its plain members in the order they are documented, money with its decimals."""
+
+    @classmethod
+    def columns(cls) -> list[str]:
+        """The header."""
+        plain = [name for name, field in cls.model_fields.items() if field.annotation in (str, int, str | None)]
+        return [each for name in plain for each in ((name, "currency_decimals") if name == "currency" else (name,))]
+
+    def cells(self) -> list[list[object]]:
+        """The rows of this one."""
+        values = self.model_dump()
+        return [
+            [decimals(values["currency"]) if name == "currency_decimals" else values[name] for name in self.columns()]
+        ]
+
+
+class RevenueRow(ReportRow):
     """Sums of one key and currency. `carried` is under Stripe's least charge: in the balance, not revenue yet."""
 
     key: str
@@ -336,7 +354,7 @@ class RevenueResponse(ReportResponse):
         return cls(**_head(snapshot), month=month, by=by, rows=rows)
 
 
-class MrrRow(ResponseModel):
+class MrrRow(ReportRow):
     """What the subscriptions of one plan version commit to in a month, usage aside."""
 
     plan: str
@@ -374,7 +392,7 @@ class MrrResponse(ReportResponse):
         return cls(**_head(snapshot), month=month, totals=totals, rows=rows)
 
 
-class ChurnRow(ResponseModel):
+class ChurnRow(ReportRow):
     """Who paid when the month began and who does at its end (or now), by currency. Money is MRR."""
 
     currency: str
@@ -389,6 +407,20 @@ class ChurnRow(ResponseModel):
     mrr_reduced: Money
     mrr_lost: Money
     mrr_churn_percent: str | None
+    reasons: dict[str, int]
+
+    @classmethod
+    def columns(cls) -> list[str]:
+        """With one for the reasons."""
+        return [*super().columns(), "reasons"]
+
+    def cells(self) -> list[list[object]]:
+        """Reasons in one cell, each with how many it lost."""
+        plain = self.model_dump() | {
+            "currency_decimals": decimals(self.currency),
+            "reasons": ", ".join(f"{reason}: {lost}" for reason, lost in sorted(self.reasons.items())),
+        }
+        return [[plain[name] for name in self.columns()]]
 
 
 class ChurnResponse(ReportResponse):
@@ -401,7 +433,11 @@ class ChurnResponse(ReportResponse):
     @classmethod
     def of(cls, snapshot: Snapshot, month: str) -> Self:
         """From the domain."""
-        rows = []
+        rows, reasons = [], dict[str, int]()
+        why: dict[str, dict[str, int]] = {}
+        for (currency, reason), counted in snapshot.rows("lost"):
+            why.setdefault(currency, {})[reason] = counted["lost"]
+            reasons[reason] = reasons.get(reason, 0) + counted["lost"]
         for (currency,), counted in snapshot.rows("churn"):
             get = counted.get
             rows.append(
@@ -418,9 +454,9 @@ class ChurnResponse(ReportResponse):
                     mrr_reduced=a_month(get("yearly_reduced", 0)),
                     mrr_lost=a_month(get("yearly_lost", 0)),
                     mrr_churn_percent=percent(get("yearly_lost", 0), get("yearly_at_start", 0)),
+                    reasons=why.get(currency, {}),
                 )
             )
-        reasons = {reason: counted["lost"] for (reason,), counted in snapshot.rows("reason")}
         return cls(**_head(snapshot), month=month, rows=rows, reasons=reasons)
 
 
@@ -431,7 +467,7 @@ class ConsumerResponse(ResponseModel):
     quantity: int
 
 
-class UsageRow(ResponseModel):
+class UsageRow(ReportRow):
     """One meter: its total, its days and who used most."""
 
     meter: str
@@ -440,6 +476,17 @@ class UsageRow(ResponseModel):
     quantity: int
     days: dict[str, int]
     top: list[ConsumerResponse]
+
+    @classmethod
+    def columns(cls) -> list[str]:
+        """`of`: total, day or subscriber; `key` is which."""
+        return ["meter", "name", "unit", "of", "key", "quantity"]
+
+    def cells(self) -> list[list[object]]:
+        """Its total, its days, and who used most."""
+        said = [("total", "", self.quantity), *(("day", day, quantity) for day, quantity in sorted(self.days.items()))]
+        said += [("subscriber", each.subscriber, each.quantity) for each in self.top]
+        return [[self.meter, self.name, self.unit, *each] for each in said]
 
 
 class UsageReportResponse(ReportResponse):
@@ -468,7 +515,7 @@ class UsageReportResponse(ReportResponse):
         return cls(**_head(snapshot), month=month, rows=rows)
 
 
-class AgingRow(ResponseModel):
+class AgingRow(ReportRow):
     """What has been due for so many days and is not paid."""
 
     age: str
@@ -503,10 +550,11 @@ def _head(snapshot: Snapshot) -> dict[str, object]:
 
 
 class ExportResponse(ResponseModel):
-    """A large export: parts behind links that end after a quarter of an hour. Not complete: ask again."""
+    """A large export: parts behind links that end after a quarter of an hour or sooner. Not complete: ask again."""
 
     what: str
     month: str
+    as_of: Instant
     complete: bool
     invoices: int
     parts: list[str]

@@ -1,22 +1,27 @@
 """Invoices and their lines as CSV: a small month in the answer, a large one in parts behind links that end."""
 
 import csv
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from hashlib import blake2b
 from io import StringIO
 from typing import Final, Literal, Protocol
 
-from monetize.domain.currencies import CURRENCIES
+from monetize.domain.currencies import decimals
 from monetize.domain.invoices import BillLines, Invoice
 from monetize.domain.reports import Snapshot
-from monetize.services.reporting import Page
+from monetize.services.reporting import UNFINISHED_LIFE, Page
 
 type What = Literal["invoices", "lines"]
 
-SMALL: Final = 1_000  # invoices that are answered at once
-PART: Final = 4_000  # invoices of one object and one request
-PAGE: Final = 100
+AT_ONCE: Final = 4_000_000  # bytes of an answer as JSON: Lambda's end at 6 MB
+PART: Final = 4_000_000  # bytes of one object and one request, and at most a page more
+PART_INVOICES: Final = 4_000  # the same: about five seconds
+PAGE: Final = {"invoices": 100, "lines": 20}  # invoices read at once: an invoice may have hundreds of lines
+FRESH: Final = timedelta(hours=1)  # a complete one is answered again
+BYTE_ORDER_MARK: Final = "\ufeff"  # without it Excel reads the text as the machine's own code page
 
 INVOICE_COLUMNS: Final = (
     "invoice",
@@ -83,8 +88,12 @@ class Ports:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
-    """`text` of a small one; else the parts so far, each a CSV with a header, and whether that is all."""
+    """`text` of a small one; else the parts so far, each a CSV with a header, and whether that is all.
 
+    `as_of`: nothing in it is older.
+    """
+
+    as_of: datetime
     text: str | None = None
     complete: bool = True
     rows: int = 0
@@ -92,62 +101,65 @@ class Export:
 
 
 def export(pub: str, month: str, what: What, now: datetime, ports: Ports) -> Export:
-    """A publisher's invoices of one month of issue, or their lines, as CSV. Call again until complete."""
-    invoices, after = _read(pub, month, None, SMALL, ports.store)
-    if after is None:
-        return Export(text=_csv(invoices, what, ports.store), rows=len(invoices))
+    """A publisher's invoices of one month of issue, or their lines, as CSV. Call again until complete.
+
+    One that was begun is made to its end; a complete one is made anew after an hour.
+    """
     name = f"export#{what}#{month}"
     stored = ports.store.snapshot(pub, name)
-    if stored is None or stored.as_of.date() != now.date():
+    begun = stored is not None and now - stored.as_of < (FRESH if stored.complete else UNFINISHED_LIFE)
+    if stored is None or not begun:
         stored = Snapshot(publisher=pub, name=name, as_of=now, rev=stored.rev if stored else 0)
     if not stored.complete:
-        stored = _step(stored, month, what, now, ports)
+        text, read, after = _part(pub, month, what, stored.after, ports.store)
+        if not stored.parts and after is None and len(json.dumps(text)) <= AT_ONCE:
+            return Export(as_of=now, text=text, rows=read)
+        stored = _keep(stored, text, read, after, now, ports)
     objects = ports.objects()
     links = tuple(objects.link(each) for each in stored.parts)
-    return Export(complete=stored.complete, rows=stored.seen, parts=links)
+    return Export(as_of=stored.as_of, complete=stored.complete, rows=stored.seen, parts=links)
 
 
-def _step(snapshot: Snapshot, month: str, what: What, now: datetime, ports: Ports) -> Snapshot:
-    """One more part. It is stored before it is named: a crash between makes the same object again."""
+def _keep(snapshot: Snapshot, text: str, read: int, after: str | None, now: datetime, ports: Ports) -> Snapshot:
+    """One more part. It is stored before it is named, by its content: whoever came first names what is kept."""
     pub = snapshot.publisher
-    invoices, after = _read(pub, month, snapshot.after, PART, ports.store)
-    part = f"{pub}/{what}-{month}-{snapshot.as_of:%Y%m%dT%H%M%SZ}-{len(snapshot.parts) + 1:04d}.csv"
-    ports.objects().put(part, _csv(invoices, what, ports.store))
+    what, month = snapshot.name.split("#")[1:]
+    digest = blake2b(text.encode(), digest_size=6).hexdigest()
+    part = f"{pub}/{what}-{month}-{snapshot.as_of:%Y%m%dT%H%M%SZ}-{len(snapshot.parts) + 1:04d}-{digest}.csv"
+    ports.objects().put(part, text)
     moved = replace(
-        snapshot,
-        after=after,
-        seen=snapshot.seen + len(invoices),
-        complete=after is None,
-        parts=(*snapshot.parts, part),
+        snapshot, after=after, seen=snapshot.seen + read, complete=after is None, parts=(*snapshot.parts, part)
     )
     if not ports.store.keep(moved, now):
         return ports.store.snapshot(pub, snapshot.name) or moved
     return moved
 
 
-def _read(pub: str, month: str, after: str | None, most: int, store: Store) -> tuple[list[Invoice], str | None]:
-    found: list[Invoice] = []
+def _part(pub: str, month: str, what: What, after: str | None, store: Store) -> tuple[str, int, str | None]:
+    """The next CSV, how many invoices it tells of, and the position after them."""
+    csvs: list[str] = []
+    size = read = 0
     while True:
-        page = store.invoices(pub, month, after, PAGE)
-        found += page.items
-        after = page.after
-        if after is None or len(found) >= most:
-            return found, after
+        page = store.invoices(pub, month, after, PAGE[what])
+        text = table(_columns(what), _rows(page.items, what, store), header=not csvs)
+        csvs.append(text)
+        size, read, after = size + len(text.encode()), read + len(page.items), page.after
+        if after is None or size >= PART or read >= PART_INVOICES:
+            return "".join(csvs), read, after
 
 
-def _csv(invoices: Sequence[Invoice], what: What, store: Store) -> str:
+def _columns(what: What) -> Sequence[str]:
+    return INVOICE_COLUMNS if what == "invoices" else LINE_COLUMNS
+
+
+def _rows(invoices: Sequence[Invoice], what: What, store: Store) -> list[list[object]]:
     if what == "invoices":
-        return table(INVOICE_COLUMNS, (_invoice_row(each) for each in invoices))
-    rows: list[list[object]] = []
-    for start in range(0, len(invoices), PAGE):
-        part = invoices[start : start + PAGE]
-        held = {
-            (each.subscription, each.edge): each for each in store.many_lines([(i.subscription, i.edge) for i in part])
-        }
-        for invoice in part:
-            content = held.get((invoice.subscription, invoice.edge))
-            rows += _line_rows(invoice, content) if content is not None else []
-    return table(LINE_COLUMNS, rows)
+        return [_invoice_row(each) for each in invoices]
+    held = {
+        (each.subscription, each.edge): each for each in store.many_lines([(i.subscription, i.edge) for i in invoices])
+    }
+    found = ((each, held.get((each.subscription, each.edge))) for each in invoices)
+    return [row for invoice, content in found if content is not None for row in _line_rows(invoice, content)]
 
 
 def _invoice_row(each: Invoice) -> list[object]:
@@ -160,7 +172,7 @@ def _invoice_row(each: Invoice) -> list[object]:
         each.subscriber,
         each.subscription,
         each.currency,
-        _decimals(each.currency),
+        decimals(each.currency),
         each.amount,
         each.tax,
         each.total,
@@ -180,7 +192,7 @@ def _line_rows(invoice: Invoice, content: BillLines) -> list[list[object]]:
             line.kind,
             line.description,
             line.currency,
-            _decimals(line.currency),
+            decimals(line.currency),
             line.amount,
             line.rated,
             line.plan,
@@ -196,23 +208,28 @@ def _line_rows(invoice: Invoice, content: BillLines) -> list[list[object]]:
     ]
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """RFC 4180. A text that a spreadsheet would take for a formula gets an apostrophe before it."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, header: bool = True) -> str:
+    """RFC 4180 behind a byte order mark, every text quoted: spreadsheets split at semicolons too.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe before it.
+    """
     out = StringIO()
-    writer = csv.writer(out, lineterminator="\r\n")
-    writer.writerow(columns)
+    if header:
+        out.write(BYTE_ORDER_MARK)
+    writer = csv.writer(out, lineterminator="\r\n", quoting=csv.QUOTE_STRINGS)
+    if header:
+        writer.writerow(columns)
     for row in rows:
         writer.writerow([_plain(cell) if isinstance(cell, str) else cell for cell in row])
     return out.getvalue()
 
 
+# As OWASP lists them under "CSV injection": full-width signs become plain ones when a spreadsheet reads them.
+_FORMULA: Final = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+
+
 def _plain(text: str) -> str:
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
-
-
-def _decimals(currency: str) -> int:
-    known = CURRENCIES.get(currency)
-    return known.exponent if known is not None else 0
+    return f"'{text}" if text.startswith(_FORMULA) or text.lstrip().startswith(_FORMULA) else text
 
 
 def _at(instant: datetime | None) -> str:

@@ -438,7 +438,7 @@ def count_subscription(
     if then is not None and now is None:
         snapshot.add("churn", (subscription.currency,), "lost", 1)
         snapshot.add("churn", (subscription.currency,), "yearly_lost", committed(terms(*then)))
-        snapshot.add("reason", (subscription.end_reason or "not paying",), "lost", 1)
+        snapshot.add("lost", (subscription.currency, subscription.end_reason or "not paying"), "lost", 1)
     if then is None and now is not None:
         snapshot.add("churn", (subscription.currency,), "won", 1)
         snapshot.add("churn", (subscription.currency,), "yearly_won", committed(terms(*now)))
