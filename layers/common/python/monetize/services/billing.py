@@ -18,6 +18,7 @@ from monetize.domain.errors import (
     NotFound,
     PreconditionFailed,
     ProviderRefused,
+    Refusal,
 )
 from monetize.domain.invoices import Bill, BillLines, Invoice
 from monetize.domain.offers import time_of
@@ -205,9 +206,8 @@ def work(
     except Later:
         return Worked("later", bill.id)
     except NotFound as missing:
-        what = _MISSING.get(str(missing.members.get("param", "")).rpartition("[")[2].rstrip("]"))
         # A draft that somebody deleted: the next look finds its id gone, and begins another.
-        return park(bill, what, ports) if what is not None else Worked("later", bill.id)
+        return park(bill, what, ports) if (what := _lacks(missing)) else Worked("later", bill.id)
     except Parked as parked:
         return park(bill, parked.code, ports)
     except LedgerMismatch as mismatch:
@@ -215,7 +215,14 @@ def work(
     except AccountUnreachable:
         return park(bill, "account_unreachable", ports)
     except ProviderRefused as refused:
-        return park(bill, str(refused.members.get("provider_code") or refused.code), ports)
+        return park(bill, _lacks(refused) or str(refused.members.get("provider_code") or refused.code), ports)
+
+
+def _lacks(refusal: Refusal) -> str | None:
+    """What a bill names besides its own invoice that Stripe does not have, as a code."""
+    if refusal.members.get("provider_code", "resource_missing") != "resource_missing":
+        return None
+    return _MISSING.get(str(refusal.members.get("param", "")).rpartition("[")[2].rstrip("]"))
 
 
 def park(bill: Bill, code: str, ports: Ports) -> Worked:

@@ -120,7 +120,7 @@ def told_as_ours() -> Iterator[None]:
             "stripe_key_mismatch", "The same key was used for another request.", provider_code="idempotency_error"
         ) from error
     except stripe.InvalidRequestError as error:
-        if error.code == "resource_missing" and (error.http_status == 404 or error.param):
+        if error.code == "resource_missing" and error.http_status == 404:
             raise NotFound("stripe_object_missing", "Stripe has no such object.", param=error.param or "") from error
         raise ProviderRefused(
             "stripe_refused",
