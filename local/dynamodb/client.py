@@ -59,6 +59,7 @@ from local.dynamodb.store import (
     Place,
     Row,
     Table,
+    bounds,
 )
 from local.dynamodb.values import (
     MAXIMUM_ITEM_BYTES,
@@ -665,7 +666,10 @@ class MemoryDynamoDB:
         head, ranged = key_bounds(keys, search.symbols, search.schema)
         forward = request.get("ScanIndexForward", True)
         start = self._start(request, search)
-        if start is not None and start[0] != head:
+        inside = (
+            ranged is None or start is None or bounds([start[1]], *ranged, entries=search.index is not None) == (0, 1)
+        )
+        if start is not None and not (start[0] == head and inside):
             raise InvalidRequestError(
                 "The provided starting key is outside query boundaries based on provided conditions"
             )

@@ -11,6 +11,7 @@ import pytest
 from monetize.adapters.dynamo import keys
 from monetize.adapters.dynamo.table import claim
 from monetize.domain.invoices import Invoice
+from monetize.http.schemas import to_cursor
 from monetize.services import exporting, reporting
 from tests.integration.billing_fixtures import START, Answer, Market, make_market
 from tests.integration.documented import documented_system
@@ -108,6 +109,19 @@ def test_a_list_goes_on_where_its_page_ended(billed: Billed) -> None:
     assert [first["items"][0]["id"], second["items"][0]["id"]] == [billed.february, billed.opening]
     monthly = "/invoices?side=publisher&month=2026-02&limit=1"
     assert billed.get(f"{monthly}&cursor={billed.get(monthly).body['cursor']}").body == {"items": [], "cursor": None}
+
+
+@pytest.mark.parametrize(
+    "query", ["side=publisher&subscription={sub}&cursor={place}", "publisher=acme&cursor={sub_place}", "side=publisher"]
+)
+def test_a_position_of_another_list_is_refused(billed: Billed, query: str) -> None:
+    place = "2026-01-30T20:31:00Z#inv_x"
+    made = {"sub": billed.sub, "place": to_cursor(place), "sub_place": to_cursor(f"{billed.sub}|{place}")}
+    who = {"org": "dev", "roles": "subscriber"} if query.startswith("publisher") else {}
+    if query == "side=publisher":  # any position is one of a month's
+        assert billed.get(f"/invoices?{query}&month=2026-01&cursor={made['place']}").status == 200
+    else:
+        assert billed.get(f"/invoices?{query.format(**made)}", **who).code == "bad_cursor"
 
 
 def test_an_invoice_shows_lines_whose_arithmetic_adds_up(billed: Billed) -> None:

@@ -346,3 +346,25 @@ def test_intrinsic_functions_are_read_in_their_long_form(tmp_path: Any) -> None:
         "DisplayName": {"Fn::Sub": "${CoreTable.Arn}-x"},
         "TopicName": {"Fn::GetAtt": ["CoreTable", "Arn"]},
     }
+
+
+@pytest.mark.parametrize(("sk", "taken"), [("BILL#1", True), ("BILL#", True), ("BIL", False), ("LINES#1", False)])
+def test_a_query_goes_on_only_within_its_own_bounds(clock: Clock, sk: str, *, taken: bool) -> None:
+    client = MemoryDynamoDB(clock)
+    client.create_table(
+        TableName="t",
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("pk", "sk")],
+        KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
+    )
+    request: dict[str, Any] = {
+        "TableName": "t",
+        "KeyConditionExpression": "pk = :pk AND begins_with(sk, :prefix)",
+        "ExpressionAttributeValues": {":pk": {"S": "p"}, ":prefix": {"S": "BILL#"}},
+        "ExclusiveStartKey": {"pk": {"S": "p"}, "sk": {"S": sk}},
+    }
+    if taken:
+        assert client.query(**request)["Items"] == []
+        return
+    with pytest.raises(ClientError, match="outside query boundaries"):
+        client.query(**request)

@@ -9,7 +9,7 @@ from monetize.adapters.dynamo import keys
 from monetize.adapters.dynamo.table import Lost, Op, Page, Table, claim, delete, put, read, release, unchanged
 from monetize.domain.audit import AuditEntry
 from monetize.domain.catalog import Product, Tier
-from monetize.domain.errors import Conflict, Invalid, PreconditionFailed
+from monetize.domain.errors import Conflict, PreconditionFailed
 from monetize.domain.keys import ApiKey
 from monetize.domain.meters import Meter
 from monetize.domain.offers import Offer
@@ -79,7 +79,7 @@ class SubscriptionTable:
     def applications(self, publisher: str, subscriber: str, after: str | None, limit: int) -> Page[Application]:
         """A subscriber's applications, oldest first."""
         prefix = keys.application(publisher, subscriber)
-        return self.table.list(Application, prefix.pk, prefix.sk, after=_full(prefix.sk, after), limit=limit)
+        return self.table.list(Application, prefix.pk, prefix.sk, after=after, limit=limit)
 
     def save_application(
         self, application: Application, entry: AuditEntry, request: tuple[str, str, datetime] | None = None
@@ -186,7 +186,7 @@ class SubscriptionTable:
         return self._pointed(keys.publisher_subscription(publisher), after, limit)
 
     def _pointed(self, prefix: keys.Key, after: str | None, limit: int) -> Page[Subscription]:
-        page = self.table.query(prefix.pk, prefix.sk, after=_full(prefix.sk, after), limit=limit)
+        page = self.table.query(prefix.pk, prefix.sk, after=after, limit=limit)
         wanted = [keys.subscription(item["sk"]["S"].removeprefix(prefix.sk)) for item in page.items]
         return Page(tuple(self.table.get_many(Subscription, wanted)), page.after)
 
@@ -195,7 +195,7 @@ class SubscriptionTable:
     def keys_of(self, subscription: str, after: str | None = None, limit: int | None = None) -> Page[ApiKey]:
         """A subscription's keys, oldest first; all of them without `limit`."""
         prefix = keys.subscription_key(subscription)
-        page = self.table.query(prefix.pk, prefix.sk, after=_full(prefix.sk, after), limit=limit)
+        page = self.table.query(prefix.pk, prefix.sk, after=after, limit=limit)
         wanted = [keys.api_key(item["owner"]["S"]) for item in page.items]
         return Page(tuple(self.table.get_many(ApiKey, wanted)), page.after)
 
@@ -317,12 +317,3 @@ def _ask(key: keys.Key, made: str, fingerprint: str, expires_at: datetime | None
 
 def _entries(entry: AuditEntry | None) -> list[Op]:
     return [] if entry is None else [put(entry)]
-
-
-def _full(prefix: str, after: str | None) -> str | None:
-    """A cursor's position as a sort key; only one of the list itself is a position in it."""
-    if after is None:
-        return None
-    if not after.startswith(prefix):
-        raise Invalid("bad_cursor", "This cursor was not made for this list.")
-    return after

@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from monetize.adapters.dynamo import keys
 from monetize.adapters.dynamo.keys import Key
-from monetize.domain.errors import Unavailable
+from monetize.domain.errors import Invalid, Unavailable
 
 MAX_OPERATIONS = 100  # of one transaction (DynamoDB's limit)
 COMPRESSED = frozenset({"BillLines", "Snapshot"})
@@ -250,7 +250,12 @@ class Table:
         newest_first: bool = False,
         consistent: bool = True,
     ) -> Page[dict[str, Any]]:
-        """Items of one partition whose sort key begins with `prefix`, in its order; all of them without `limit`."""
+        """Items of one partition whose sort key begins with `prefix`, in its order; all of them without `limit`.
+
+        Invalid `bad_cursor` for a position `after` that is not one of the list: DynamoDB takes none outside of it.
+        """
+        if after is not None and not after.startswith(prefix):
+            raise Invalid("bad_cursor", "This cursor was not made for this list.")
         condition, values = "pk = :pk", {":pk": {"S": pk}}
         if prefix:
             condition += " AND begins_with(sk, :prefix)"
