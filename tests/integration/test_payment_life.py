@@ -817,9 +817,9 @@ def test_what_stripe_refuses_is_refused_for_good_and_audited_so(shop: Shop) -> N
         with pytest.raises(ProviderRefused) as refused:
             asked(shop, made, "refund")
         assert refused.value.members["provider_code"] == "charge_disputed"
-    assert [entry[:2] for entry in shop.audited()][-2:] == [
-        ("ann", "invoice.refund"),
-        ("ann", "invoice.refund_refused"),
+    assert sorted(entry[1] for entry in shop.audited() if entry[0] == "ann") == [
+        "invoice.refund",
+        "invoice.refund_refused",
     ]
     shop.stripe.overpay(shop.account, made.stripe_id, 300)  # it does not hide what is done by hand afterwards
     shop.settle()
