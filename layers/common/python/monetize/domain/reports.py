@@ -28,8 +28,12 @@ class Snapshot:
     def add(self, dimension: str, key: tuple[str, ...], measure: str, value: int) -> None:
         """Count some more. A snapshot that is being built is nobody else's."""
         group = self.groups.setdefault(dimension, {})
-        name = "|".join((*(part.replace("|", "/") for part in key), measure))
+        name = _named(key, measure)
         group[name] = group.get(name, 0) + value
+
+    def drop(self, dimension: str, key: tuple[str, ...], measure: str) -> None:
+        """Let go what was counted."""
+        self.groups[dimension].pop(_named(key, measure), None)
 
     def rows(self, dimension: str) -> list[tuple[tuple[str, ...], dict[str, int]]]:
         """The measures of every key of a dimension, in the keys' order."""
@@ -38,6 +42,10 @@ class Snapshot:
             *key, measure = name.split("|")
             found.setdefault(tuple(key), {})[measure] = value
         return sorted(found.items())
+
+
+def _named(key: tuple[str, ...], measure: str) -> str:
+    return "|".join((*(part.replace("|", "/") for part in key), measure))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +81,9 @@ def age_bucket(days_overdue: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Top:
-    """A meter's largest consumers."""
+    """A meter's largest consumers. `late` is not in `total`."""
 
     meter: str
     total: int
+    late: int = 0
     subscribers: tuple[tuple[str, int], ...] = field(default_factory=tuple)

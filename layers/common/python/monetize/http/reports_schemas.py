@@ -474,17 +474,24 @@ class UsageRow(ReportRow):
     name: str
     unit: str
     quantity: int
+    late: Annotated[
+        int, Field(description="Received after its day was sealed: not in the others, repetitions included")
+    ]
     days: dict[str, int]
     top: list[ConsumerResponse]
 
     @classmethod
     def columns(cls) -> list[str]:
-        """`of`: total, day or subscriber; `key` is which."""
+        """`of`: total, late, day or subscriber; `key` is which."""
         return ["meter", "name", "unit", "of", "key", "quantity"]
 
     def cells(self) -> list[list[object]]:
         """Its total, its days, and who used most."""
-        said = [("total", "", self.quantity), *(("day", day, quantity) for day, quantity in sorted(self.days.items()))]
+        said = [
+            ("total", "", self.quantity),
+            ("late", "", self.late),
+            *(("day", day, quantity) for day, quantity in sorted(self.days.items())),
+        ]
         said += [("subscriber", each.subscriber, each.quantity) for each in self.top]
         return [[self.meter, self.name, self.unit, *each] for each in said]
 
@@ -507,6 +514,7 @@ class UsageReportResponse(ReportResponse):
                 name=meters.get(top.meter, ("", ""))[0],
                 unit=meters.get(top.meter, ("", ""))[1],
                 quantity=top.total,
+                late=top.late,
                 days=by_day.get(top.meter, {}),
                 top=[ConsumerResponse(subscriber=who, quantity=quantity) for who, quantity in top.subscribers],
             )

@@ -20,15 +20,18 @@ from monetize.domain.plans import PlanTerms, PlanVersion
 from monetize.domain.publishers import Publisher
 from monetize.domain.reports import Links, Snapshot, Top, age_bucket
 from monetize.domain.subscriptions import Subscription, in_force
-from monetize.domain.usage import Counters, last_day
+from monetize.domain.usage import Counters, LateEntry, last_day
 from monetize.services.billing import invoice_id
 
 PAGE: Final = 100
 BUDGET: Final = 4_000  # invoices or subscriptions read in one request: about five seconds
+FINISHED: Final = 10  # what asking for a finished report takes of it
 SCANNED: Final = 1_000  # looked at for one page of a filtered list
 UNFINISHED_LIFE: Final = timedelta(hours=6)  # a large one is counted to its end, not begun anew each hour
 AGING_MONTHS: Final = 13
-TOP: Final = 2_000  # subscribers kept by a usage snapshot
+PARTITIONS: Final = 1_000  # of usage, read in one request
+TOP: Final = 2_000  # subscribers kept by a usage snapshot, all meters together
+LEAST_TOP: Final = 100  # and of one meter
 DUNNING: Final = ("open", "payment_failed")
 
 
@@ -70,6 +73,7 @@ class Usage(Protocol):
     def counters(
         self, subscription: str, first: date, last: date, shards: Callable[[str], int], *, sandbox: bool = False
     ) -> Counters: ...
+    def late_entries(self, subscription: str, first: date, last: date) -> tuple[LateEntry, ...]: ...
 
 
 class AtStripe(Protocol):
@@ -241,6 +245,7 @@ class Step[T]:
 
     page: Callable[[str | None], tuple[Sequence[T], str | None] | None]
     count: Callable[[Snapshot, Sequence[T]], None]
+    cost: Callable[[Sequence[T]], int] = len  # what a page takes of the budget
 
 
 def progress[T](
@@ -262,7 +267,7 @@ def progress[T](
             break
         things, after = found
         step.count(snapshot, things)
-        read += len(things)
+        read += step.cost(things)
         snapshot = replace(snapshot, after=after, seen=snapshot.seen + len(things), complete=after is None)
         if snapshot.complete or read >= budget:
             break
@@ -327,8 +332,10 @@ def revenue_of_all(month: str, now: datetime, ports: Ports) -> Snapshot:
             return (), None
         if spent >= BUDGET:
             return None
+        before = ports.store.snapshot(following, f"revenue#{month}")
         theirs = revenue(following, month, now, ports)
-        spent += PAGE + theirs.seen
+        known = before.seen if before is not None and before.as_of == theirs.as_of else 0
+        spent += FINISHED + theirs.seen - known
         return ((theirs,), following) if theirs.complete else None
 
     def count(snapshot: Snapshot, things: Sequence[Snapshot]) -> None:
@@ -388,7 +395,6 @@ def subscriptions(publisher: str, month: str, now: datetime, ports: Ports) -> Sn
     """Commercial subscriptions at the end of a month (or now): recurring revenue by plan, and who came and went."""
     store = ports.store
     start, end = bounds(month)
-    at = min(end, now)
     versions: dict[tuple[str, int], PlanTerms | None] = {}
 
     def terms(plan: str | None, number: int | None) -> PlanTerms | None:
@@ -404,8 +410,10 @@ def subscriptions(publisher: str, month: str, now: datetime, ports: Ports) -> Sn
         return found.items, found.after
 
     def count(snapshot: Snapshot, things: Sequence[Subscription]) -> None:
+        # As of the snapshot's own instant, however many requests it takes; nothing is known of a time to come.
+        at = min(end, snapshot.as_of)
         for each in things:
-            count_subscription(snapshot, each, start, at, terms)
+            count_subscription(snapshot, each, min(start, at), at, terms)
 
     return progress(publisher, f"subscriptions#{month}", _as_of(now), Step(page, count), now, store)
 
@@ -449,7 +457,9 @@ def count_subscription(
 
 
 def _paying(subscription: Subscription, at: datetime) -> tuple[str, int] | None:
-    """Plan and version it pays at an instant."""
+    """Plan and version it pays at an instant; an order that waits for its first payment pays nothing yet."""
+    if subscription.activated_at is None:
+        return None
     if subscription.end is not None and subscription.end <= at:
         return None
     span = in_force(subscription, at)
@@ -469,13 +479,24 @@ def committed(terms: PlanTerms | None) -> int:
 
 
 def usage(publisher: str, month: str, now: datetime, ports: Ports) -> Snapshot:
-    """Units by meter and day, and by subscriber. Beyond 2,000 subscribers the ones with the least are let go."""
+    """Units by meter and day, and by subscriber. Of very many the ones with the least are let go, meter by meter.
+
+    What came after its day was sealed is told apart, as it was received: only the bill that takes it knows what of it
+    was there before.
+    """
     store = ports.store
     names = {meter.short: meter.id for meter in store.meters(publisher)}
     first, last = date.fromisoformat(f"{month}-01"), last_day(month)
 
+    def cost(things: Sequence[Subscription]) -> int:
+        return sum(dict(each.shards).get(month, 1) + 1 for each in things)
+
     def page(after: str | None) -> tuple[Sequence[Subscription], str | None]:
         found = store.subscriptions(publisher, after, PAGE)
+        for read in range(1, len(found.items)):
+            # One partition each: a page of what has many of them is cut, so that it is always read to its end.
+            if cost(found.items[:read]) >= PARTITIONS:
+                return found.items[:read], found.items[read - 1].id
         return found.items, found.after
 
     def count(snapshot: Snapshot, things: Sequence[Subscription]) -> None:
@@ -487,14 +508,28 @@ def usage(publisher: str, month: str, now: datetime, ports: Ports) -> Snapshot:
                 snapshot.add("meter", (meter,), "quantity", quantity)
                 snapshot.add("day", (meter, day.isoformat()), "quantity", quantity)
                 snapshot.add("subscriber", (meter, each.subscriber), "quantity", quantity)
-        _trim(snapshot.groups.get("subscriber", {}))
+            for late in ports.usage.late_entries(each.id, first, last):
+                for short, quantity in late.quantities.items():
+                    snapshot.add("meter", (names.get(short, str(short)),), "late", quantity)
+        trim(snapshot)
 
-    return progress(publisher, f"usage#{month}", _as_of(now), Step(page, count), now, store, BUDGET // 4)
+    return progress(publisher, f"usage#{month}", _as_of(now), Step(page, count, cost), now, store, PARTITIONS)
 
 
-def _trim(group: dict[str, int]) -> None:
-    for name, _ in sorted(group.items(), key=lambda each: (-each[1], each[0]))[TOP:]:
-        del group[name]
+def trim(snapshot: Snapshot) -> None:
+    """Keep each meter's largest consumers: as many as an item holds of all of them, and those that can be asked for."""
+    kept = max(LEAST_TOP, TOP // max(1, len(snapshot.rows("meter"))))
+    for meter, whose in _consumers(snapshot).items():
+        for subscriber, _ in whose[kept:]:
+            snapshot.drop("subscriber", (meter, subscriber), "quantity")
+
+
+def _consumers(snapshot: Snapshot) -> dict[str, list[tuple[str, int]]]:
+    """Subscribers and quantities by meter, the largest first."""
+    found: dict[str, list[tuple[str, int]]] = {}
+    for (meter, subscriber), measures in snapshot.rows("subscriber"):
+        found.setdefault(meter, []).append((subscriber, measures["quantity"]))
+    return {meter: sorted(whose, key=lambda each: (-each[1], each[0])) for meter, whose in found.items()}
 
 
 def aging(publisher: str, now: datetime, ports: Ports) -> Snapshot:
@@ -533,9 +568,13 @@ def last_months(now: datetime, count: int) -> list[str]:
 
 def top_subscribers(snapshot: Snapshot, count: int) -> tuple[Top, ...]:
     """By meter, who used most."""
-    found = []
-    for (meter,), measures in snapshot.rows("meter"):
-        whose = [(key[1], m["quantity"]) for key, m in snapshot.rows("subscriber") if key[0] == meter]
-        whose.sort(key=lambda each: (-each[1], each[0]))
-        found.append(Top(meter=meter, total=measures["quantity"], subscribers=tuple(whose[:count])))
-    return tuple(found)
+    whose = _consumers(snapshot)
+    return tuple(
+        Top(
+            meter=meter,
+            total=measures.get("quantity", 0),
+            late=measures.get("late", 0),
+            subscribers=tuple(whose.get(meter, ())[:count]),
+        )
+        for (meter,), measures in snapshot.rows("meter")
+    )

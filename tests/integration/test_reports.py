@@ -1,0 +1,312 @@
+"""What reports count: who pays and what for, what is revenue, what is overdue, who used most."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from monetize.domain.invoices import Invoice
+from monetize.domain.plans import Charge, PlanTerms, PlanVersion
+from monetize.domain.publishers import BillingSettings, Publisher
+from monetize.domain.reports import Snapshot
+from monetize.domain.subscriptions import Span, Subscription
+from monetize.domain.usage import Counters, LateEntry
+from monetize.http.reports_schemas import AgingResponse, ChurnResponse, MrrResponse, RevenueResponse
+from monetize.services import reporting
+from monetize.services.reporting import Found, Ports, count_revenue
+
+JANUARY = datetime(2026, 1, 1, tzinfo=UTC)
+FEBRUARY = datetime(2026, 2, 1, tzinfo=UTC)
+MARCH = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def _fee(amount: int, interval: str = "month", minimum: int | None = None) -> PlanTerms:
+    fee = Charge(id="fee", name="Fee", model="flat", amount=amount, interval=interval, timing="advance")  # type: ignore[arg-type]
+    return PlanTerms(currency="usd", charges=(fee,), minimum=minimum)
+
+
+TERMS = {
+    "small": _fee(1_000),
+    "large": _fee(5_000),
+    "yearly": _fee(12_006, "year"),
+    "least": _fee(1_000, minimum=3_000),
+}
+
+
+def _paid(sub: str, plan: str, since: datetime, **about: Any) -> Subscription:
+    made = Subscription(
+        id=sub,
+        publisher="acme",
+        subscriber=f"dev-{sub}",
+        application="app",
+        product="api",
+        apis=(),
+        tier="gold",
+        status="active",
+        plan=plan,
+        version=1,
+        currency="usd",
+        spans=(Span(start=since, kind="paid", tier="gold", plan=plan, version=1, advance=True),),
+        created_at=since,
+        activated_at=since,
+    )
+    return replace(made, **about)
+
+
+def _moved(sub: str, plan: str, to: str) -> Subscription:
+    was = _paid(sub, plan, JANUARY)
+    later = replace(was.spans[0], start=FEBRUARY + timedelta(days=9), plan=to)
+    return replace(was, spans=(*was.spans, later), plan=to)
+
+
+@dataclass
+class Desk:
+    """What reports read."""
+
+    subs: Sequence[Subscription] = ()
+    invoices_: Sequence[Invoice] = ()
+    counted: Mapping[str, Mapping[tuple[date, int], int]] = field(default_factory=dict)
+    late: Sequence[LateEntry] = ()
+    settings: BillingSettings = field(default_factory=BillingSettings)
+    people: Sequence[str] = ("acme",)
+    kept: dict[tuple[str, str], Snapshot] = field(default_factory=dict)
+    read: list[str] = field(default_factory=list)
+
+    def publisher(self, pub: str) -> Publisher:
+        return Publisher(id=pub, created_at=JANUARY, settings=self.settings)
+
+    def sellers(self) -> tuple[str, ...]:
+        return tuple(self.people)
+
+    def meters(self, pub: str) -> tuple[()]:  # noqa: ARG002
+        return ()
+
+    def version(self, plan: str, number: int) -> PlanVersion:
+        return PlanVersion(
+            plan=plan, publisher="acme", number=number, name=plan, terms=TERMS[plan], published_at=JANUARY
+        )
+
+    def subscriptions(self, pub: str, after: str | None, limit: int) -> Found[Subscription]:  # noqa: ARG002
+        rest = [each for each in self.subs if each.id > (after or "")]
+        return Found(tuple(rest[:limit]), rest[limit - 1].id if len(rest) > limit else None)
+
+    def invoices(self, pub: str, month: str, after: str | None, limit: int) -> Found[Invoice]:
+        rest = [each for each in self.invoices_ if f"{each.issued_at:%Y-%m}" == month and each.publisher == pub]
+        return Found(tuple(rest[int(after or 0) :][:limit]), None)
+
+    def many_lines(self, of: Sequence[object]) -> tuple[()]:  # noqa: ARG002
+        return ()
+
+    def many_subscriptions(self, ids: Sequence[str]) -> tuple[()]:  # noqa: ARG002
+        return ()
+
+    def snapshot(self, pub: str, name: str) -> Snapshot | None:
+        return self.kept.get((pub, name))
+
+    def keep(self, snapshot: Snapshot, now: datetime) -> bool:  # noqa: ARG002
+        self.kept[snapshot.publisher, snapshot.name] = replace(snapshot, rev=snapshot.rev + 1)
+        return True
+
+    def counters(self, subscription: str, first: date, last: date, shards: Any, *, sandbox: bool = False) -> Counters:  # noqa: ARG002
+        self.read += [subscription] * shards(f"{first:%Y-%m}")
+        return Counters(self.counted.get(subscription, {}), {})
+
+    def late_entries(self, subscription: str, first: date, last: date) -> tuple[LateEntry, ...]:  # noqa: ARG002
+        return tuple(each for each in self.late if each.ref.startswith(subscription))
+
+    @property
+    def ports(self) -> Ports:
+        return Ports(store=self, usage=self, invoices=lambda: None)  # type: ignore[arg-type,return-value] # the parts that are asked
+
+
+def _churn(*subs: Subscription, month: str = "2026-02", now: datetime = MARCH) -> Any:
+    desk = Desk(subs)
+    made = ChurnResponse.of(reporting.subscriptions("acme", month, now, desk.ports), month)
+    return made.rows[0] if made.rows else None
+
+
+# --- recurring revenue and churn ---
+
+
+def test_recurring_revenue_is_fees_a_twelfth_of_yearly_ones_or_a_higher_minimum() -> None:
+    subs = [_paid(plan, plan, JANUARY) for plan in sorted(TERMS)]
+    report = MrrResponse.of(reporting.subscriptions("acme", "2026-02", MARCH, Desk(subs).ports), "2026-02", {})
+    assert {row.plan: row.mrr for row in report.rows} == {
+        "small": 1_000,
+        "large": 5_000,
+        "yearly": 1_001,
+        "least": 3_000,
+    }
+    assert report.totals == {"usd": 10_001}  # rounded once: 10,000.5
+
+
+def test_churn_tells_who_was_won_and_lost_and_who_moved() -> None:
+    row = _churn(
+        _paid("a", "small", JANUARY),
+        _paid("b", "large", JANUARY, ended_at=FEBRUARY + timedelta(days=3), status="ended", end_reason="canceled"),
+        _paid("c", "small", FEBRUARY + timedelta(days=3)),
+        _moved("d", "small", "large"),
+        _moved("e", "large", "small"),
+    )
+    assert (row.at_start, row.won, row.lost, row.at_end, row.churn_percent) == (4, 1, 1, 4, "25.00")
+    assert (row.mrr_at_start, row.mrr_won, row.mrr_lost) == (12_000, 1_000, 5_000)
+    assert (row.mrr_gained, row.mrr_reduced, row.mrr_churn_percent) == (4_000, 4_000, "41.67")
+    assert row.reasons == {"canceled": 1}
+
+
+def test_an_order_that_waits_for_its_first_payment_is_not_recurring_and_not_won() -> None:
+    order = _paid(
+        "a", "small", FEBRUARY, status="pending_invoice", activated_at=None, pending_until=FEBRUARY + timedelta(days=3)
+    )
+    assert _churn(order) is None
+    snapshot = reporting.subscriptions("acme", "2026-02", MARCH, Desk([order]).ports)
+    assert MrrResponse.of(snapshot, "2026-02", {}).totals == {}
+
+
+def test_a_month_to_come_is_told_as_it_stands_now() -> None:
+    ending = _paid("b", "large", JANUARY, ended_at=FEBRUARY + timedelta(days=20), status="canceling")
+    row = _churn(_paid("a", "small", JANUARY), ending, month="2026-07", now=FEBRUARY + timedelta(days=3))
+    assert (row.at_start, row.won, row.lost, row.at_end) == (2, 0, 0, 2)
+
+
+# --- revenue ---
+
+
+def _invoice(name: str = "a", **about: Any) -> Invoice:
+    made = Invoice(
+        id=f"inv_{name}",
+        stripe_id=f"in_{name}",
+        account="acct",
+        publisher="acme",
+        subscriber="dev",
+        subscription="sub",
+        edge=FEBRUARY,
+        currency="usd",
+        amount=5_000,
+        total=5_000,
+        status="paid",
+        amount_paid=5_000,
+        issued_at=FEBRUARY,
+    )
+    return replace(made, **about)
+
+
+def _revenue(*invoices: Invoice) -> Any:
+    snapshot = Snapshot(publisher="acme", name="revenue#2026-02", as_of=MARCH)
+    for each in invoices:
+        count_revenue(snapshot, each, None, None)
+    (row,) = RevenueResponse.of(snapshot, "2026-02", "total", {}).rows
+    return row
+
+
+def test_a_void_invoice_is_counted_and_is_no_revenue() -> None:
+    row = _revenue(_invoice(), _invoice("b", status="void", amount_paid=0))
+    assert (row.invoices, row.amount, row.paid, row.void) == (2, 5_000, 5_000, 5_000)
+
+
+def test_what_was_credited_and_refunded_stands_beside_revenue() -> None:
+    row = _revenue(
+        _invoice(credited=1_000, refunded=400),
+        _invoice("b", credited=5_000, amount_paid=0),  # a credit note settled it: nothing is carried
+    )
+    assert (row.amount, row.credited, row.refunded, row.carried) == (10_000, 6_000, 400, 0)
+
+
+def test_what_is_owed_and_what_is_given_up_stand_apart() -> None:
+    row = _revenue(
+        _invoice(status="open", amount_paid=0, amount_remaining=5_000),
+        _invoice("b", status="uncollectible", amount_paid=0, amount_remaining=3_000),
+    )
+    assert (row.amount, row.paid, row.outstanding, row.uncollectible) == (10_000, 0, 5_000, 3_000)
+
+
+def test_an_amount_under_the_least_charge_is_carried_and_no_revenue() -> None:
+    row = _revenue(_invoice(amount=30, total=30, amount_paid=0))
+    assert (row.invoices, row.amount, row.carried) == (1, 0, 30)
+
+
+def test_finished_reports_take_nearly_nothing_of_a_requests_budget() -> None:
+    desk = Desk(people=[f"p{number:03d}" for number in range(50)])
+    at = MARCH
+    for each in desk.people:
+        done = Snapshot(publisher=each, name="revenue#2026-02", as_of=at, seen=4_000, complete=True)
+        done.add("total", ("usd",), "amount", 1)
+        desk.keep(done, at)
+    report = reporting.revenue_of_all("2026-02", at, desk.ports)
+    assert report.complete
+    assert len(report.rows("publisher")) == 50
+
+
+# --- aging ---
+
+
+def _aged(settings: BillingSettings, *days: int) -> dict[str, tuple[int, int]]:
+    now = datetime(2026, 6, 1, tzinfo=UTC)
+    invoices = [
+        _invoice(str(at), issued_at=now - timedelta(days=at), status=status, amount_paid=0, amount_remaining=100 + at)
+        for at, status in zip(days, ["open", "payment_failed"] * len(days), strict=False)
+    ]
+    paid = _invoice("paid", issued_at=now - timedelta(days=5), amount_remaining=0)
+    gone = _invoice("gone", issued_at=now - timedelta(days=5), status="void", amount_remaining=5_000)
+    desk = Desk(invoices_=(*invoices, paid, gone), settings=settings)
+    report = AgingResponse.of(reporting.aging("acme", now, desk.ports))
+    return {row.age: (row.invoices, row.outstanding) for row in report.rows}
+
+
+def test_what_is_unpaid_is_told_by_the_days_since_it_was_due() -> None:
+    found = _aged(BillingSettings(), 0, 1, 30, 31, 60, 61, 90, 91, 300)
+    assert found == {
+        "not_due": (1, 100),
+        "1-30": (2, 231),
+        "31-60": (2, 291),
+        "61-90": (2, 351),
+        "over_90": (2, 591),
+    }
+    assert list(found) == ["not_due", "1-30", "31-60", "61-90", "over_90"]
+
+
+def test_an_invoice_that_is_sent_is_due_later() -> None:
+    settings = BillingSettings(collection="send_invoice", days_until_due=30)
+    assert _aged(settings, 30, 31) == {"not_due": (1, 130), "1-30": (1, 131)}
+
+
+# --- usage ---
+
+
+def test_every_meter_keeps_its_largest_consumers() -> None:
+    day = date(2026, 2, 3)
+    subs = [_paid(f"{number:04d}", "small", JANUARY) for number in range(2_500)]
+    counted = {each.id: {(day, 1): 10**9 + at, (day, 2): 1_000 - at % 7} for at, each in enumerate(subs)}
+    desk = Desk(subs, counted=counted)
+    while not (snapshot := reporting.usage("acme", "2026-02", MARCH, desk.ports)).complete:
+        pass
+    tops = {each.meter: each for each in reporting.top_subscribers(snapshot, 3)}
+    assert tops["1"].subscribers[0] == ("dev-2499", 10**9 + 2_499)
+    assert [quantity for _, quantity in tops["2"].subscribers] == [1_000, 1_000, 1_000]
+    assert tops["2"].total == sum(each[day, 2] for each in counted.values())
+    assert len(snapshot.groups["subscriber"]) <= reporting.TOP
+
+
+def test_a_usage_report_of_many_partitions_goes_on_in_steps_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporting, "PARTITIONS", 100)
+    subs = [_paid(f"{number:04d}", "small", JANUARY, shards=(("2026-02", 64),)) for number in range(5)]
+    desk = Desk(subs, counted={each.id: {(date(2026, 2, 3), 1): 7} for each in subs})
+    seen = []
+    while True:
+        desk.read.clear()
+        snapshot = reporting.usage("acme", "2026-02", MARCH, desk.ports)
+        seen.append(len(desk.read))
+        if snapshot.complete:
+            break
+    assert seen == [128, 128, 64]
+    assert snapshot.rows("meter") == [(("1",), {"quantity": 35})]
+
+
+def test_what_came_after_its_day_was_sealed_is_told_apart() -> None:
+    day = date(2026, 2, 3)
+    late = LateEntry("a#1", day, {1: 20}, MARCH)
+    desk = Desk([_paid("a", "small", JANUARY)], counted={"a": {(day, 1): 7}}, late=(late,))
+    (top,) = reporting.top_subscribers(reporting.usage("acme", "2026-02", MARCH, desk.ports), 3)
+    assert (top.total, top.late, top.subscribers) == (7, 20, (("dev-a", 7),))
