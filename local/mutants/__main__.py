@@ -3,11 +3,14 @@
 python -m local.mutants                    all of them
 python -m local.mutants --only 'carry|seal'  those whose name matches
 python -m local.mutants --check            only that every old text still stands where it is said to stand
+
+Each is killed, lives, or could not be tried: a time-out is no verdict. Exits non-zero unless all are killed.
 """
 
 import argparse
 import ast
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,6 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Queue
 
+import yaml
+
+from local import template
 from local.mutants.planted import PLANTED, Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,11 +42,12 @@ COPIED = (
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".hypothesis", "node_modules")
 SECONDS = 240
 FAILED_TESTS = 1  # pytest's exit status for tests that failed; others mean that nothing was tried
+TIMED_OUT = -1
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Who noticed a mutant; nobody when `killer` is empty. `trouble`: it could not be tried."""
+    """Who noticed a mutant; nobody when `killer` is empty. `trouble`: a killer that came to no end or no start."""
 
     mutant: Mutant
     killer: str
@@ -50,18 +57,22 @@ class Verdict:
 
 
 def missing(mutants: Sequence[Mutant]) -> list[str]:
-    """Mutants whose old text does not stand exactly once in its file, or that make no Python."""
+    """Mutants whose old text does not stand exactly once in its file, or that make no Python and no template."""
     found = []
     for mutant in mutants:
         path = ROOT / mutant.file
-        times = path.read_text().count(mutant.old) if path.is_file() else 0
-        if times != 1:
-            found.append(f"{mutant.name}: its text stands {times} times in {mutant.file}")
+        sound = path.read_text("utf-8") if path.is_file() else ""
+        if sound.count(mutant.old) != 1:
+            found.append(f"{mutant.name}: its text stands {sound.count(mutant.old)} times in {mutant.file}")
             continue
+        made = sound.replace(mutant.old, mutant.new)
         try:
-            ast.parse(path.read_text().replace(mutant.old, mutant.new))
-        except SyntaxError as broken:
-            found.append(f"{mutant.name}: what it makes is no Python ({broken})")
+            if path.suffix == ".py":
+                ast.parse(made)
+            else:
+                template.parse(made)
+        except (SyntaxError, ValueError, yaml.YAMLError) as broken:
+            found.append(f"{mutant.name}: what it makes cannot be read ({broken})")
     return found
 
 
@@ -104,7 +115,7 @@ def attempt(mutant: Mutant, copy: Path, sound_killers: Sound) -> Verdict:
 
 
 def _ask(killer: str, copy: Path) -> tuple[int, str]:
-    words = killer.split()
+    words = shlex.split(killer)
     if words[0] == "pytest":
         asked = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *words[1:]]
     else:
@@ -117,7 +128,7 @@ def _ask(killer: str, copy: Path) -> tuple[int, str]:
             asked, cwd=copy, capture_output=True, text=True, check=False, timeout=SECONDS
         )
     except subprocess.TimeoutExpired:
-        return FAILED_TESTS, "timed out"
+        return TIMED_OUT, f"came to no end in {SECONDS} seconds"
     return done.returncode, done.stdout + done.stderr
 
 
@@ -125,8 +136,6 @@ def _noticed(killer: str, status: int, output: str) -> str:
     """What noticed it, or nothing: an error of collection is no test that failed."""
     if status != FAILED_TESTS:
         return ""
-    if output == "timed out":
-        return "a time limit"
     if killer.startswith("pytest"):
         found = re.search(r"^FAILED \S*::(\w+)", output, re.MULTILINE)
         return found[1] if found else ""
@@ -165,9 +174,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         with ThreadPoolExecutor(asked.beside) as workers:
             verdicts = list(workers.map(one, chosen))
-    living = [each for each in verdicts if not each.killer]
-    print(f"\n{len(verdicts)} mutants, {len(verdicts) - len(living)} killed, {len(living)} living")
-    return 1 if living else 0
+    killed = sum(bool(each.killer) for each in verdicts)
+    untried = sum(bool(each.trouble) for each in verdicts)
+    living = len(verdicts) - killed - untried
+    print(f"\n{len(verdicts)} mutants: {killed} killed, {living} living, {untried} that could not be tried")
+    return 0 if killed == len(verdicts) else 1
 
 
 def _copy(where: Path) -> Path:
@@ -187,7 +198,9 @@ def _told(verdict: Verdict) -> str:
         return (
             f"killed {mutant.name} in {verdict.seconds:.0f} s by {verdict.killer.removeprefix('pytest ')}: {verdict.by}"
         )
-    return f"LIVES  {mutant.name} in {mutant.file}: {mutant.breaks} {verdict.trouble}".rstrip()
+    if verdict.trouble:
+        return f"ERROR  {mutant.name} in {mutant.file}: {verdict.trouble}"
+    return f"LIVES  {mutant.name} in {mutant.file}: {mutant.breaks}"
 
 
 if __name__ == "__main__":

@@ -651,6 +651,17 @@ def test_two_publishes_at_once_make_one_version(desk: Desk) -> None:
     assert len(desk.ask("list_versions", plan).body["items"]) == 1
 
 
+def test_a_published_version_is_never_replaced_even_by_a_head_that_forgot_it(desk: Desk) -> None:
+    plan = a_plan(desk)
+    head = wiring.core().raw(keys.plan("acme", plan))
+    first = desk.ask("post_publish", plan).body
+    now = wiring.core().raw(keys.plan("acme", plan))
+    desk.dynamodb.put_item(TableName=wiring.core().name, Item=head | {"rev": now["rev"]})
+    again = desk.ask("post_publish", plan)
+    assert (again.status, again.code) == (412, "changed_meanwhile")
+    assert [each["published_at"] for each in desk.ask("list_versions", plan).body["items"]] == [first["published_at"]]
+
+
 def test_a_meter_deleted_while_a_plan_is_published_stops_the_publish(desk: Desk) -> None:
     plan, between = a_plan(desk), [True]
     meter = desk.ask("get_plan", plan).body["draft"]["charges"][1]["meter"]

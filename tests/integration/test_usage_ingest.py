@@ -1,6 +1,7 @@
 """Usage in: every event counted once, refused with a name, or handed back."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
@@ -242,6 +243,23 @@ def test_what_stays_refused_is_handed_back_and_never_answered_with_success(
     assert metered.totals() == {}
 
 
+def test_a_batch_of_which_a_part_is_stored_is_no_success_and_sent_again_it_is_whole(
+    metered: Metered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metered.subscribe("sub_b")
+    events = [usage_event(1), usage_event(2, subject="sub_b"), usage_event(3)]
+    with monkeypatch.context() as impatient:
+        metered.dynamodb.inject = _refuse_for("sub_b")
+        impatient.setattr("functions.record_usage.app.TimeLeft.left", lambda _self: 0.0)
+        answer = metered.send(*events)
+        assert (answer.status, answer.code, answer.body["retry"]) == (503, "not_all_stored", [1])
+        assert (answer.body["accepted"], answer.headers["Retry-After"]) == (2, "1")
+    metered.dynamodb.inject = None
+    again = metered.send(*events)
+    assert (again.status, again.body["accepted"], again.body["duplicates"]) == (200, 1, 2)
+    assert (metered.totals(), metered.totals("sub_b")) == ({"17/1": 2}, {"17/1": 1})
+
+
 def test_a_hot_subscription_is_spread_over_shards_and_a_resent_batch_finds_itself(
     metered: Metered,
 ) -> None:
@@ -274,6 +292,18 @@ def _refuse(metered: Metered, faults: list[Fault]) -> None:
     metered.dynamodb.inject = inject
 
 
+def _refuse_for(sub: str) -> Callable[[str, Any], Fault | None]:
+    """Refuse in every transaction what it writes of one subscription."""
+
+    def inject(operation: str, request: Any) -> Fault | None:
+        if operation != "TransactWriteItems":
+            return None
+        at = [place for place, each in enumerate(request["TransactItems"]) if sub in str(each)]
+        return Fault("TransactionConflict", tuple(at)) if at else None
+
+    return inject
+
+
 def test_waiting_for_other_writers_is_a_metric(metered: Metered, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     counted: dict[str, float] = {}
@@ -288,6 +318,14 @@ def test_waiting_for_other_writers_is_a_metric(metered: Metered, monkeypatch: py
     _refuse(metered, [Fault("TransactionConflict", (1,)), Fault("TransactionConflict", (1,))])
     metered.send(usage_event(1))
     assert (len(waits), counted["UsageConflicts"], counted["EventsAccepted"]) == (2, 2, 1)
+
+
+def test_the_instant_a_subscription_ended_is_not_its_own(metered: Metered) -> None:
+    ended = NOW - timedelta(hours=1)
+    metered.change(status="ended", ended_at=ended)
+    before, at = (instant.isoformat().replace("+00:00", "Z") for instant in (ended - timedelta(microseconds=1), ended))
+    body = metered.send(usage_event(1, time=before), usage_event(2, time=at)).body
+    assert (body["accepted"], body["rejected"]) == (1, [{"index": 1, "id": "req-2", "code": "subscription_ended"}])
 
 
 def test_a_cancellation_that_came_due_takes_no_event_after_it(metered: Metered) -> None:

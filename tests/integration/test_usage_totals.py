@@ -225,6 +225,8 @@ def test_a_corrections_key_is_its_name_for_ever(metered: Metered) -> None:
     body = {"subscription": SUB, "meter": "met_calls", "day": "2026-11-17", "quantity": 4, "reason": "because"}
     assert metered.ask("record_usage_post_correction", body).status == 201
     metered.clock.advance(timedelta(days=8))
+    assert metered.ask("record_usage_post_correction", body).body["outcome"] == "repeated"
+    assert metered.totals() == {"17/1": 4}
     answer = metered.ask("record_usage_post_correction", {**body, "quantity": 5})
     assert (answer.status, answer.code) == (422, "idempotency_key_reused")
     assert metered.totals() == {"17/1": 4}

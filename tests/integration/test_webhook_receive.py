@@ -121,9 +121,17 @@ def test_a_signature_header_that_cannot_be_read_is_refused(shop: Shop, header: s
     assert refusal(handler(sent, CONTEXT)) == (400, "bad_signature")
 
 
-def test_an_event_for_another_mode_is_dropped_before_it_is_stored(shop: Shop) -> None:
-    assert outcome(posted(shop, event(shop, "invoice.paid", OURS, livemode=True))) == "other_mode"
-    assert wiring.inbox().get("evt_test") is None
+@pytest.mark.parametrize("mode", [True, False], ids=["live event", "test event"])
+@pytest.mark.parametrize("deployed", ["true", "false"], ids=["live stack", "test stack"])
+def test_an_event_for_another_mode_is_dropped_before_it_is_stored(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, deployed: str, mode: bool
+) -> None:
+    monkeypatch.setenv("LIVEMODE", deployed)
+    shop.system.wire()  # what was read before is read again
+    answered = outcome(posted(shop, event(shop, "invoice.paid", OURS, livemode=mode)))
+    matches = mode == (deployed == "true")
+    assert answered == ("queued" if matches else "other_mode")
+    assert (wiring.inbox().get("evt_test") is not None) == matches
 
 
 def test_an_event_of_the_platforms_own_account_is_dropped_before_it_is_stored(shop: Shop) -> None:
