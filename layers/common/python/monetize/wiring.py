@@ -126,12 +126,9 @@ def billing_queue() -> Any:
 @part
 def stripe_http() -> Any:
     """How requests to Stripe travel, counted."""
-    import stripe
-
     from monetize.adapters.stripe import client
 
-    base = load().stripe_api_base or stripe.DEFAULT_API_BASE
-    return client.Counted(_parts.get("stripe_http") or client.transport(client.session(base)))
+    return client.Counted(_parts.get("stripe_http") or client.transport(client.session(load().stripe_api_base)))
 
 
 @part

@@ -36,7 +36,7 @@ def build(key: str, *, api_base: str = "", connect_base: str = "", http_client: 
         key,
         base_addresses=bases,  # type: ignore[arg-type] # a TypedDict whose keys are all optional
         max_network_retries=0,
-        http_client=http_client or transport(session(api_base or stripe.DEFAULT_API_BASE)),
+        http_client=http_client or transport(session(api_base)),
     )
 
 
@@ -45,12 +45,12 @@ def transport(through: requests.Session) -> stripe.RequestsClient:
     return stripe.RequestsClient(timeout=(CONNECT_SECONDS, READ_SECONDS), session=through)
 
 
-def session(api_base: str) -> requests.Session:
-    """Kept connections. The environment's proxies are read once: `requests` would read them, and a file of passwords
-    in the home folder, before every call."""
+def session(api_base: str = "") -> requests.Session:
+    """Kept connections, to Stripe unless told otherwise. The environment's proxies are read once: `requests` would read
+    them, and a file of passwords in the home folder, before every call."""
     made = requests.Session()
     made.trust_env = False
-    made.proxies.update(get_environ_proxies(api_base))
+    made.proxies.update(get_environ_proxies(api_base or stripe.DEFAULT_API_BASE))
     return made
 
 
