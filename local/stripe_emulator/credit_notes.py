@@ -3,9 +3,12 @@
 from decimal import ROUND_HALF_UP, Decimal
 
 from local.stripe_emulator import customers, invoices, payments
+from local.stripe_emulator.amounts import check_multiple
 from local.stripe_emulator.refusals import invalid
 from local.stripe_emulator.store import Obj, matching, merged_metadata, page, unset
 from local.stripe_emulator.world import Call, route
+
+PARTS = ("refund_amount", "credit_amount", "out_of_band_amount")
 
 
 @route("POST", "/v1/credit_notes")
@@ -131,6 +134,8 @@ def _worked_out(call: Call) -> Obj:
         total = _parts(params, refunds)
     if total <= 0:
         raise invalid("The credit note's amount must be greater than 0.", "amount")
+    for name in ("amount", *PARTS):
+        check_multiple(params.get(name, 0), invoice["currency"], name)
     if "amount" in params and "lines" in params and params["amount"] != total:
         raise invalid(f"The sum of the lines ({total}) must equal the amount ({params['amount']}).", "amount")
     already = invoice["pre_payment_credit_notes_amount"] + invoice["post_payment_credit_notes_amount"]
@@ -180,7 +185,7 @@ def _worked_out(call: Call) -> Obj:
 
 
 def _parts(params: Obj, refunds: list[Obj]) -> int:
-    named = sum(params.get(name, 0) for name in ("refund_amount", "credit_amount", "out_of_band_amount"))
+    named = sum(params.get(name, 0) for name in PARTS)
     return int(named + sum(each["amount_refunded"] for each in refunds))
 
 

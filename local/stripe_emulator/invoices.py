@@ -5,7 +5,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from functools import partial
 
 from local.stripe_emulator import cards, customers, payments
-from local.stripe_emulator.minimums import minimum_charge
+from local.stripe_emulator.amounts import check_multiple, minimum_charge, round_half_up
 from local.stripe_emulator.refusals import Refusal, declined, invalid
 from local.stripe_emulator.search import searched
 from local.stripe_emulator.store import Account, Obj, in_range, matching, merged_metadata, need, page, unset
@@ -333,6 +333,7 @@ def _line(world: World, account: Account, invoice: Obj, given: Obj, at: str) -> 
     else:
         product, unit = _priced(world, account, invoice, data, f"{at}[price_data]")
         amount = int((unit * quantity).quantize(Decimal(1), ROUND_HALF_UP))
+    check_multiple(amount, invoice["currency"], at)
     behavior = (data or {}).get("tax_behavior") or account.default_tax_behavior
     if invoice["automatic_tax"]["enabled"]:
         if amount < 0:
@@ -431,7 +432,7 @@ def _total(account: Account, invoice: Obj) -> None:
             behavior = account.tax_behaviors[line["id"]]
             outside = behavior == "exclusive"
             base = line["amount"] * rate / (100 if outside else 100 + rate)
-            tax = int(base.quantize(Decimal(1), ROUND_HALF_UP))
+            tax = round_half_up(base, invoice["currency"])
             line["taxes"] = [_tax(tax, line["amount"] - (0 if outside else tax), behavior)]
             exclusive, inclusive = exclusive + (tax if outside else 0), inclusive + (0 if outside else tax)
     subtotal = sum(line["amount"] for line in lines)

@@ -1,6 +1,7 @@
 """Charges and what follows them: payment intents, refunds, disputes, application fees, invoice payments."""
 
 from local.stripe_emulator import cards
+from local.stripe_emulator.amounts import check_multiple
 from local.stripe_emulator.refusals import Refusal, invalid
 from local.stripe_emulator.store import Account, Collection, Obj, matching, merged_metadata, page, unset
 from local.stripe_emulator.world import Call, World, route
@@ -187,6 +188,7 @@ def refund(
     amount = left if amount is None else amount
     if amount <= 0:
         raise invalid("This value must be greater than or equal to 1.", "amount", "parameter_invalid_integer")
+    check_multiple(amount, made["currency"], "amount")
     if amount > left:
         raise invalid(f"Refund amount ({amount}) is greater than unrefunded amount on charge ({left})", "amount")
     if with_fee and not made["application_fee"]:

@@ -105,14 +105,17 @@ class Shop:
             self.table.client.put_item(TableName=self.table.name, Item={"pk": {"S": key.pk}, "sk": {"S": key.sk}})
         return made
 
-    def draft(self, amount: int = 4900, *, subscription: str = "sub_one", edge: datetime = START, **more: Any) -> Bill:
+    def draft(
+        self, amount: int = 4900, *, subscription: str = "sub_one", edge: datetime = START, currency: str = "usd",
+        **more: Any,
+    ) -> Bill:  # fmt: skip
         """A claimed bill whose draft is filled, as the billing worker leaves it before it finalizes."""
         bill = Bill(
-            subscription=subscription, publisher="acme", subscriber="dev", account=self.account, currency="usd",
+            subscription=subscription, publisher="acme", subscriber="dev", account=self.account, currency=currency,
             edge=edge, status="drafted", subtotal=amount, created_at=self.now,
         )  # fmt: skip
         wanted = DraftRequest(
-            account=self.account, customer=self.customer, currency="usd", bill=bill.id, invoice=invoice_id(bill),
+            account=self.account, customer=self.customer, currency=currency, bill=bill.id, invoice=invoice_id(bill),
             attempt=0, subscription=subscription, collection=more.pop("collection", "charge_automatically"),
             days_until_due=14, automatic_tax=False, application_fee=more.pop("fee", 0), footer="", custom_fields=(),
             description="Bill",
@@ -136,7 +139,7 @@ class Shop:
         held = invoices.finalize(self.account, bill.invoice, bill.id)
         made = Invoice(
             id=invoice_id(bill), stripe_id=held.id, account=self.account, publisher="acme", subscriber="dev",
-            subscription=bill.subscription, edge=bill.edge, currency="usd", amount=amount, total=held.total,
+            subscription=bill.subscription, edge=bill.edge, currency=bill.currency, amount=amount, total=held.total,
             amount_remaining=held.amount_remaining, number=held.number, issued_at=self.now,
             next_attempt_at=self.now + timedelta(minutes=15),
         )  # fmt: skip

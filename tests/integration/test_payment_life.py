@@ -717,6 +717,41 @@ def test_what_was_paid_is_given_back_once_whichever_way(shop: Shop, steps: tuple
     assert balance + account.charges[shop.charge_of(made)]["amount_refunded"] == 4900
 
 
+@pytest.mark.parametrize(("currency", "odd", "fine"), [("kwd", 905, 910), ("isk", 950, 900), ("usd", None, 905)])
+@pytest.mark.parametrize("what", ["credit", "refund"])
+def test_what_is_given_back_is_an_amount_that_the_currency_can_be_charged_in(
+    shop: Shop, what: str, currency: str, odd: int | None, fine: int
+) -> None:
+    made = shop.sent(charge=True, currency=currency)
+    shop.settle()
+    if odd is not None:
+        with pytest.raises(Invalid) as refused:
+            asked(shop, made, what, "odd", amount=odd)
+        assert refused.value.code == "amount_not_chargeable"
+    assert shop.invoice(made).refunded == 0
+    assert asked(shop, made, what, "fine", amount=fine).action.made
+    assert asked(shop, made, what, "rest").action.amount == 4900 - fine
+    assert shop.invoice(made).refunded == 4900
+
+
+@pytest.mark.parametrize("what", ["credit", "refund", "correction"])
+def test_all_that_is_left_is_what_of_it_the_currency_can_be_charged_in(shop: Shop, what: str) -> None:
+    """A balance that somebody set by hand lowers what is paid by any amount."""
+    shop.client.v1.customers.balance_transactions.create(shop.customer, {"amount": -5, "currency": "kwd"}, shop.options)
+    made = shop.sent(charge=True, currency="kwd")
+    shop.settle()
+    assert shop.invoice(made).refundable == 4895
+    if what == "correction":
+        assert credit_correction(made.id, 6000, "key", shop.now, wiring.payments()) == 4890
+        shop.settle()
+    else:
+        assert asked(shop, made, what).action.amount == 4890
+        with pytest.raises(Conflict) as refused:
+            asked(shop, made, what, "more")
+        assert refused.value.members["most"] == 0
+    assert shop.invoice(made).refunded == 4890
+
+
 def test_what_was_credited_before_it_was_paid_was_not_given_back(shop: Shop) -> None:
     made = shop.sent()
     asked(shop, made, "credit", "less", amount=900)
@@ -964,6 +999,27 @@ def test_a_correction_after_the_last_bill_is_credited_as_far_as_it_goes_once(sho
     assert (shop.invoice(made).credited, shop.invoice(made).refunded) == (4900, 4900)
     assert ("billing", "invoice.credit", made.id) in shop.audited()
     assert credit_correction(made.id, 10, "correction-2", shop.now, ports) == 0
+
+
+def test_a_correction_that_was_interrupted_is_credited_although_the_invoice_was_paid_meanwhile(shop: Shop) -> None:
+    made = shop.sent()
+
+    class Crash(Exception): ...
+
+    def crash(moment: str, request: Any) -> None:
+        if moment == "before" and request.method == "POST" and request.path == "/v1/credit_notes":
+            raise Crash
+
+    shop.stripe.on_call = crash
+    with pytest.raises(Crash):
+        credit_correction(made.id, 900, "correction-1", shop.now, wiring.payments())
+    shop.stripe.on_call = None
+    shop.charge(made)
+    shop.settle()
+    for _ in range(2):
+        assert credit_correction(made.id, 900, "correction-1", shop.now, wiring.payments()) == 900
+    shop.settle()
+    assert (shop.invoice(made).credited, shop.invoice(made).refunded) == (900, 900)
 
 
 def test_the_subscriptions_order_of_bills_does_not_matter_to_its_state(shop: Shop) -> None:

@@ -68,6 +68,24 @@ def test_after_payment_the_parts_must_add_up_and_stay_within_the_invoice(shop: S
     assert len(notes.list({"invoice": invoice.id}, shop.options).data) == 1
 
 
+@pytest.mark.parametrize(("currency", "odd", "fine"), [("kwd", 105, 110), ("isk", 150, 200)])
+def test_what_is_charged_and_given_back_is_a_multiple_that_the_currency_takes(
+    shop: Sample, currency: str, odd: int, fine: int
+) -> None:
+    v1 = shop.client.v1
+    with pytest.raises(stripe.InvalidRequestError, match="multiple"):
+        shop.draft(odd, currency=currency)
+    paid = shop.paid(10 * fine, currency=currency)
+    for name in ("credit_amount", "refund_amount", "out_of_band_amount"):
+        wrong, right = ({"invoice": paid.id, "amount": each, name: each} for each in (odd, fine))
+        with pytest.raises(stripe.InvalidRequestError, match="multiple"):
+            v1.credit_notes.create(wrong, shop.options)  # type: ignore[arg-type]
+        assert v1.credit_notes.create(right, shop.options).amount == fine  # type: ignore[arg-type]
+    with pytest.raises(stripe.InvalidRequestError, match="multiple"):
+        v1.refunds.create({"charge": charge_of(shop), "amount": odd}, shop.options)
+    assert v1.refunds.create({"charge": charge_of(shop), "amount": fine}, shop.options).amount == fine
+
+
 def test_a_credited_line_takes_its_tax_along(shop: Sample) -> None:
     shop.account.tax_percentage = Decimal(19)
     draft = shop.draft(automatic_tax={"enabled": True})

@@ -110,6 +110,18 @@ def currency_of(code: str) -> Currency:
     return found
 
 
+def check_chargeable(amount: int, currency: str) -> None:
+    """Invalid `amount_not_chargeable` unless Stripe takes this amount (minor units) of the currency, either way."""
+    multiple = currency_of(currency).multiple_of
+    if amount % multiple:
+        raise Invalid("amount_not_chargeable", f"Amounts in {currency} are multiples of {multiple} minor units.")
+
+
+def chargeable_part(amount: int, currency: str) -> int:
+    """The most of an amount (minor units, ≥ 0) that Stripe takes of the currency."""
+    return amount - amount % currency_of(currency).multiple_of
+
+
 _SYMBOLS: Final = {"usd": "$", "eur": "€", "gbp": "£", "jpy": "¥", "inr": "₹", "krw": "₩"}
 
 

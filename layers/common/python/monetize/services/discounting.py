@@ -7,7 +7,7 @@ from typing import Protocol
 
 from monetize.domain.audit import AuditEntry
 from monetize.domain.errors import Conflict, Invalid, NotFound
-from monetize.domain.money import currency_of
+from monetize.domain.money import check_chargeable
 from monetize.domain.offers import time_of
 from monetize.domain.percentages import parse_percent
 from monetize.domain.subscriptions import Discount, Subscription, status_at, with_discount
@@ -66,7 +66,7 @@ def give(
         if not subscription.commercial:
             raise Invalid("discount_on_free_tier", "A free subscription costs nothing.")
         if wanted.amount is not None:
-            _check_amount(wanted.amount, subscription.currency)
+            check_chargeable(wanted.amount, subscription.currency)
         made = replace(wanted, id=ports.ids.new("dis", at))
         after = with_discount(subscription, made)
         entry = audit(person, subscription, "subscription.discount", at, ports, after=_told(made))
@@ -109,12 +109,6 @@ def _percent(text: str) -> str:
     if not percent:
         raise Invalid("bad_percent", "A discount takes something off.")
     return f"{percent:f}"
-
-
-def _check_amount(amount: int, currency: str) -> None:
-    multiple = currency_of(currency).multiple_of
-    if amount % multiple:
-        raise Invalid("amount_not_chargeable", f"{currency.upper()} is charged in multiples of {multiple} minor units.")
 
 
 def _told(discount: Discount) -> dict[str, str]:

@@ -15,6 +15,7 @@ from monetize.domain.audit import AuditEntry
 from monetize.domain.dunning import Action, begun, retried_now
 from monetize.domain.errors import AccountUnreachable, Conflict, Invalid, NotFound, ProviderRefused
 from monetize.domain.invoices import Bill, Invoice
+from monetize.domain.money import chargeable_part, check_chargeable
 from monetize.services.payments import ACTING, SILENT, Around, Ports, Written, around_of, audit, bring_up, charge
 from monetize.services.subscription_access import Person, until_unchanged
 
@@ -50,7 +51,7 @@ def act(person: Person, invoice_id: str, asked: Request, now: datetime, ports: P
     """Carry it out, once. A publisher's own invoices only: another's is NotFound `unknown_invoice`.
 
     Conflict `not_open`, `not_paid`, `not_owed`, `above_creditable`, `above_refundable`; Invalid
-    `idempotency_key_reused`; ProviderRefused when Stripe says no, which is final for the key.
+    `idempotency_key_reused`, `amount_not_chargeable`; ProviderRefused when Stripe says no, which is final for the key.
     """
     if around_of(invoice_id, now, ports).invoice.publisher != person.organization:
         raise NotFound("unknown_invoice", "There is no such invoice.")
@@ -68,10 +69,12 @@ def credit_correction(invoice_id: str, amount: int, key: str, now: datetime, por
         return 0 if before.refused else before.amount
     invoice = until_unchanged(lambda: bring_up(around_of(invoice_id, now, ports), now, ports)).invoice
     to = _target(invoice, "")
-    part = before.amount if before is not None else min(amount, _creditable(invoice, to))
+    most = chargeable_part(min(amount, _creditable(invoice, to)), invoice.currency)
+    part = before.amount if before is not None else most
     if part <= 0:
         return 0
-    asked = Request(what="credit", key=key, amount=part, to=to, reason="order_change", memo="Correction of usage")
+    # To where is decided as late as may be: what was begun on an open invoice goes on when it was paid meanwhile.
+    asked = Request(what="credit", key=key, amount=part, reason="order_change", memo="Correction of usage")
     return _act("billing", invoice_id, asked, now, ports).action.amount
 
 
@@ -237,19 +240,21 @@ def _check_credit(invoice: Invoice, asked: Request, taken: int) -> int:
     to = _target(invoice, asked.to)
     if (to == "invoice") != (invoice.status != "paid") or invoice.status == "void":
         raise Conflict("not_creditable", f"An invoice that is {invoice.status} is not credited to {asked.to or to}.")
-    return _within(asked.amount, _creditable(invoice, to) - taken, "above_creditable", "credited")
+    return _within(invoice, asked.amount, _creditable(invoice, to) - taken, "above_creditable", "credited")
 
 
 def _check_refund(invoice: Invoice, asked: Request, taken: int) -> int:
     if invoice.status != "paid" or not invoice.payment or invoice.out_of_band:
         raise Conflict("not_paid", "Only what was paid by card can be refunded.")
-    return _within(asked.amount, invoice.refundable - taken, "above_refundable", "refunded")
+    return _within(invoice, asked.amount, invoice.refundable - taken, "above_refundable", "refunded")
 
 
-def _within(asked: int | None, most: int, code: str, verb: str) -> int:
+def _within(invoice: Invoice, asked: int | None, left: int, code: str, verb: str) -> int:
+    most = chargeable_part(max(0, left), invoice.currency)
     amount = most if asked is None else asked
+    check_chargeable(amount, invoice.currency)
     if amount > most or amount <= 0:
-        raise Conflict(code, f"At most {max(0, most)} can still be {verb}.", most=max(0, most))
+        raise Conflict(code, f"At most {most} can still be {verb}.", most=most)
     return amount
 
 
