@@ -106,7 +106,7 @@ def problem(page: Path, span: str) -> str:
         path = re.sub(r"/acme(?=/|$)", "/{}", span)
         return "" if foreign or described("", path) else "no such route"
     if re.fullmatch(r"[\w.<>*-]+(/[\w.<>*-]*)+|[\w-]+\.(md|txt|in|json|yaml|toml|py)|\.[\w-]+\.yaml", span):
-        foreign = "/" in span and re.match(r"(application|text|public\.ecr)", span)
+        foreign = "/" in span and re.match(r"(application|text|public\.ecr)", span) is not None
         return "" if foreign or span.startswith(MADE) or is_there(page, span) else "no such path"
     if re.fullmatch(r"[.…]*[A-Za-z_][\w.*-]*( ?[=:] ?[\w.]+)?", span):
         name = re.match(r"[.…]*([A-Za-z_][\w.*-]*)", span)
