@@ -846,7 +846,7 @@ def test_a_credit_note_whose_refund_was_made_and_whose_note_was_not_goes_on_days
 def test_what_stripe_refuses_is_refused_for_good_and_audited_so(shop: Shop) -> None:
     made = shop.sent(charge=True)
     shop.settle()
-    shop.stripe.open_dispute(shop.account, shop.charge_of(made))
+    shop.stripe.open_dispute(shop.account, shop.charge_of(made), 1000)  # nothing of such a charge is refunded
     shop.settle()
     for _ in range(2):
         with pytest.raises(ProviderRefused) as refused:

@@ -405,6 +405,20 @@ def test_what_the_last_bill_left_in_the_subscribers_favour_is_credited_once(shop
     assert shop.invoice(made).credited == 1200
 
 
+def test_what_the_bank_took_back_is_not_owed_to_the_subscriber_as_well(shop: Shop) -> None:
+    made = shop.sent(charge=True)
+    shop.settle()
+    shop.stripe.open_dispute(shop.account, shop.charge_of(made), 1000)
+    shop.settle()
+    owed = Bill(
+        subscription="sub_one", publisher="acme", subscriber="dev", account=shop.account, currency="usd",
+        edge=START + 31 * 24 * HOUR, last=True, status="empty", carry_out=-1000, created_at=shop.now,
+    )  # fmt: skip
+    shop.store(owed)
+    assert reconcile(shop).clean
+    assert shop.invoice(made).credited == 0
+
+
 def test_what_no_invoice_can_carry_is_shown_as_money(shop: Shop) -> None:
     made = shop.sent(charge=True)
     shop.settle()
@@ -416,6 +430,24 @@ def test_what_no_invoice_can_carry_is_shown_as_money(shop: Shop) -> None:
     report = reconcile(shop)
     assert dict(report.money) == {"usd": 1100}
     assert shop.invoice(made).credited == 4900
+
+
+@pytest.mark.parametrize("by_card", [4900, 4000])
+def test_an_opening_bill_that_was_paid_after_its_order_ended_is_given_back(shop: Shop, by_card: int) -> None:
+    """What the customer's balance paid goes to nobody's card: that is for a person."""
+    rest = 4900 - by_card
+    if rest:
+        shop.client.v1.customers.balance_transactions.create(
+            shop.customer, {"amount": -rest, "currency": "usd"}, shop.options
+        )
+    made = shop.sent(charge=True)
+    shop.settle()
+    shop.change(Subscription, keys.subscription("sub_one"), status="ended", activated_at=None, ended_at=shop.now - HOUR)
+    report = reconcile(shop)
+    assert kinds(report) == {"amount:repaired": 1} | ({"amount:proposed": 1} if rest else {})
+    assert dict(report.money) == ({"usd": rest} if rest else {})
+    assert shop.invoice(made).refunded == by_card
+    assert kinds(reconcile(shop)) == ({"amount:proposed": 1} if rest else {})
 
 
 # --- the function ---

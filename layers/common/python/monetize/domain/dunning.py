@@ -75,6 +75,7 @@ class Collected:
     credited_to_card: int | None = None  # None where it was not read
     refunded: int = 0
     disputed: str = ""  # open, won, lost, closed
+    charged_back: int = 0
     payment: str = ""
     failure: str = ""
     failed_attempt: str = ""  # the provider's name of the attempt that failed last, whoever's
@@ -168,6 +169,7 @@ def brought_up(invoice: Invoice, found: Collected, terms: Terms, at: datetime) -
         credited_to_card=invoice.credited_to_card if to_card is None else to_card,
         refunded=found.refunded,
         disputed=found.disputed,
+        charged_back=found.charged_back,
         payment=found.payment or invoice.payment,
         out_of_band=found.out_of_band,
     )

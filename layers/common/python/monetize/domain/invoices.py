@@ -150,6 +150,7 @@ class Invoice:
     action_required: bool = False  # the customer has to authenticate on the hosted page
     out_of_band: bool = False  # paid outside Stripe
     disputed: str = ""  # open, won, lost, closed (an inquiry that came to nothing)
+    charged_back: int = 0  # what the bank took of the payment, unless and until the dispute is won
     payment: str = ""  # the payment behind it, once there is one: refunds and disputes name it
     pending: tuple[Step, ...] = ()  # what the schedule does next beside attempts, in order
     history: tuple[Step, ...] = ()  # the newest MOST_HISTORY
@@ -167,12 +168,17 @@ class Invoice:
     def refundable(self) -> int:
         """What was paid by the payment behind it and was not given back, on whatever way. Minor units."""
         otherwise = self.credited_after_payment - self.credited_to_card
-        return max(0, self.amount_paid - self.refunded - otherwise)
+        return max(0, self.amount_paid - self.refunded - otherwise - self.charged_back)
 
     @property
     def creditable(self) -> int:
         """What credit notes may still say, once it is paid: refunds without a note count as if they had one."""
         return max(0, self.total - self.credited - max(0, self.refunded - self.credited_to_card))
+
+    @property
+    def returnable(self) -> int:
+        """What of that is still to be given back: what the bank took was, and a note about it moves no money."""
+        return max(0, self.creditable - self.charged_back)
 
     @property
     def credited_away(self) -> bool:

@@ -50,6 +50,7 @@ class InvoicePaymentResponse(ResponseModel):
     credited: int
     refunded: int
     disputed: str
+    charged_back: int
     attempts: int
     failure: str
     action_required: bool

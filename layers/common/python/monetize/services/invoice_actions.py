@@ -87,11 +87,13 @@ def credit_leftover(bill: Bill, now: datetime, ports: Ports) -> int:
     left = -bill.carry_out if bill.last and bill.status in SETTLED else 0
     if left <= 0:
         return 0
-    for invoice in ports.store.invoices_up_to(bill):
-        left -= credit_correction(invoice.id, left, bill.id, now, ports)
+    invoices = ports.store.invoices_up_to(bill)
+    left -= sum(invoice.charged_back for invoice in invoices)  # as much came back to the subscriber by its bank
+    for invoice in invoices:
         if left <= 0:
-            return 0
-    return left
+            break
+        left -= credit_correction(invoice.id, left, bill.id, now, ports)
+    return max(0, left)
 
 
 def _act(person: Person | str, invoice_id: str, asked: Request, now: datetime, ports: Ports) -> Done:
@@ -233,7 +235,9 @@ def _creditable(invoice: Invoice, to: str) -> int:
         return 0
     if invoice.status != "paid":
         return invoice.amount_remaining
-    return min(invoice.creditable, invoice.refundable) if to == "card" else invoice.creditable
+    if to == "outside":
+        return invoice.creditable
+    return min(invoice.returnable, invoice.refundable) if to == "card" else invoice.returnable
 
 
 def _check_credit(invoice: Invoice, asked: Request, taken: int) -> int:

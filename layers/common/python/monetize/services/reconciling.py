@@ -92,7 +92,7 @@ class Provider(Protocol):
     def collected(self, account: str, invoice: str, *, disputed: bool = False) -> Collected: ...
     def customer(self, account: str, customer: str) -> FoundCustomer: ...
     def invoices_of(self, account: str, customer: str, since: datetime) -> Iterator[Collected]: ...
-    def given_back(self, account: str, customer: str, since: datetime) -> dict[str, tuple[int, bool]]: ...
+    def refunded(self, account: str, customer: str, since: datetime) -> dict[str, int]: ...
     def disputes(self, account: str, since: datetime) -> Iterator[tuple[str, str]]: ...
     def lines(self, account: str, invoice: str) -> tuple[InvoiceLine, ...]: ...
     def product_live(self, account: str, product: str) -> bool: ...
@@ -365,8 +365,8 @@ def _listed(going: _Pass, customer: str, since: datetime) -> list[Collected]:
     theirs = [found for found in provider.invoices_of(going.account, customer, since) if found.ours]
     if not any(found.amount_paid for found in theirs):
         return theirs
-    back = provider.given_back(going.account, customer, since)
-    return [replace(found, refunded=back.get(found.payment, (0, False))[0]) for found in theirs]
+    back = provider.refunded(going.account, customer, since)
+    return [replace(found, refunded=back.get(found.payment, 0)) for found in theirs]
 
 
 def _card(going: _Pass, subscriber: Subscriber, customer: str) -> None:
@@ -556,11 +556,17 @@ def _leftover(going: _Pass, bill: Bill) -> None:
 def _paid_too_late(going: _Pass, invoice: Invoice, subscription: Subscription | None) -> None:
     """An opening bill that was paid in the moment in which its order ended is given back."""
     never_began = subscription is not None and not subscription.live and called_off_at(subscription) is not None
-    left = invoice.creditable
-    if not never_began or invoice.status != "paid" or left <= 0:
+    if not never_began or invoice.status != "paid" or not invoice.returnable:
         return
-    given = invoice_actions.credit_correction(invoice.id, left, "called-off", going.now, going.ports.payments)
-    going.tell(AMOUNT, invoice.id, f"{given} was credited: its order ended before it was paid", REPAIRED)
+    asked = going.ports.payments
+    invoice_actions.credit_correction(invoice.id, invoice.returnable, "called-off", going.now, asked)
+    after = payments.around_of(invoice.id, going.now, asked).invoice
+    if after.credited != invoice.credited:
+        given = after.credited - invoice.credited
+        going.tell(AMOUNT, invoice.id, f"{given} was credited: its order ended before it was paid", REPAIRED)
+    if after.returnable:
+        detail = f"{after.returnable} of what was paid too late could not be given back: pay it outside"
+        going.tell(AMOUNT, invoice.id, detail, PROPOSED, after.returnable, invoice.currency)
 
 
 def _ours(going: _Pass, invoice: Invoice) -> None:

@@ -31,7 +31,7 @@ class StripePayments:
         """
         with told_as_ours():
             found = self.stripe.v1.invoices.retrieve(invoice, {"expand": ["payments"]}, options(account))
-            intent, charge, dispute, to_card = _intent(found), None, "", 0
+            intent, charge, dispute, to_card = _intent(found), None, ("", 0), 0
             if intent and (found.attempt_count or found.amount_paid):
                 intent = self.stripe.v1.payment_intents.retrieve(
                     _id(intent), {"expand": ["latest_charge"]}, options(account)
@@ -40,8 +40,8 @@ class StripePayments:
             if found.post_payment_credit_notes_amount:
                 to_card = self._credited_to_card(account, invoice)
             if isinstance(charge, stripe.Charge) and (charge.disputed or disputed):
-                page = self.stripe.v1.disputes.list({"charge": charge.id, "limit": 1}, options(account))
-                dispute = next((_dispute(each) for each in page.data), "")
+                page = self.stripe.v1.disputes.list({"charge": charge.id, "limit": 100}, options(account))
+                dispute = next((_dispute(each) for each in page.data), ""), sum(map(_charged_back, page.data))
         refunded = int(charge.amount_refunded) if isinstance(charge, stripe.Charge) else 0
         return reading(found, intent, refunded, dispute, to_card)
 
@@ -185,16 +185,16 @@ class StripePayments:
                 options(account),
             )
             for each in page.auto_paging_iter():
-                yield reading(each, _intent(each), 0, "", None)
+                yield reading(each, _intent(each), 0, ("", 0), None)
 
-    def given_back(self, account: str, customer: str, since: datetime) -> dict[str, tuple[int, bool]]:
-        """By payment: what of it was refunded (minor units), and whether it is disputed."""
+    def refunded(self, account: str, customer: str, since: datetime) -> dict[str, int]:
+        """By payment: what of it was refunded, minor units."""
         with told_as_ours():
             page = self.stripe.v1.charges.list(
                 {"customer": customer, "created": {"gte": int(since.timestamp())}, "limit": 100}, options(account)
             )
             return {
-                _id(each.payment_intent): (int(each.amount_refunded), bool(each.disputed))
+                _id(each.payment_intent): int(each.amount_refunded)
                 for each in page.auto_paging_iter()
                 if each.status == "succeeded"
             }
@@ -241,8 +241,8 @@ class StripePayments:
             return
 
 
-def reading(found: Any, intent: Any, refunded: int, dispute: str, to_card: int | None) -> Collected:
-    """Stripe's invoice in our words."""
+def reading(found: Any, intent: Any, refunded: int, dispute: tuple[str, int], to_card: int | None) -> Collected:
+    """Stripe's invoice in our words. `dispute`: what became of the newest, and what banks hold because of any."""
     metadata = _dict(found.metadata)
     moments = found.status_transitions
     failed_attempt, failure, failed_card = _failure(intent) if found.status in ("open", "uncollectible") else ("",) * 3
@@ -270,7 +270,8 @@ def reading(found: Any, intent: Any, refunded: int, dispute: str, to_card: int |
         credited_after_payment=int(found.post_payment_credit_notes_amount or 0),
         credited_to_card=to_card,
         refunded=refunded,
-        disputed=dispute,
+        disputed=dispute[0],
+        charged_back=dispute[1],
         payment=_id(intent),
         failure=failure,
         failed_attempt=failed_attempt,
@@ -321,6 +322,12 @@ def _dispute(dispute: Any) -> str:
     if dispute.status in ("warning_closed", "prevented"):
         return "closed"
     return str(dispute.status) if dispute.status in ("won", "lost") else "open"
+
+
+def _charged_back(dispute: Any) -> int:
+    """What the bank took of the payment, unless and until the dispute is won. An inquiry takes nothing."""
+    takes = dispute.status in ("needs_response", "under_review", "lost")
+    return int(dispute.amount) if takes else 0
 
 
 def _dict(metadata: Any) -> dict[str, str]:
