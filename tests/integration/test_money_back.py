@@ -10,7 +10,7 @@ import pytest
 
 from local.stripe_emulator.refusals import Refusal as StripeRefusal
 from monetize import wiring
-from monetize.domain.errors import Refusal
+from monetize.domain.errors import Conflict, Refusal
 from monetize.domain.invoices import Invoice
 from monetize.services import reconciling
 from monetize.services.invoice_actions import Request, act
@@ -176,6 +176,9 @@ def test_what_the_bank_took_is_not_given_back_again_unless_the_dispute_is_won(
     dispute = shop.stripe.open_dispute(shop.account, story.charge, inquiry=inquiry)
     if won is not None:
         shop.stripe.close_dispute(shop.account, dispute["id"], won=won)
+    if not left:
+        with pytest.raises(Conflict, match="above_refundable"):  # ours to refuse, whatever Stripe would say
+            act(ANN, story.made.id, Request(what="refund", key="one", amount=1), shop.now, wiring.payments())
     assert story.ask("credit", "all", to="balance") == left
     assert shop.invoice(story.made).charged_back == PAID - left
 

@@ -2,10 +2,13 @@
 
 import base64
 import json
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -132,6 +135,50 @@ def test_an_event_for_another_mode_is_dropped_before_it_is_stored(
     matches = mode == (deployed == "true")
     assert answered == ("queued" if matches else "other_mode")
     assert (wiring.inbox().get("evt_test") is not None) == matches
+
+
+TAKING = """
+import json, sys
+from types import SimpleNamespace
+from unittest.mock import MagicMock
+
+from functions.stripe_webhook.app import handler
+from monetize import wiring
+
+ssm = MagicMock()
+ssm.get_parameter.return_value = {"Parameter": {"Value": "whsec_a", "Type": "SecureString", "Name": "secrets"}}
+dynamodb, sqs = MagicMock(), MagicMock()
+wiring.override(dynamodb=dynamodb, sqs=sqs, ssm=ssm)
+event, context = json.load(sys.stdin)
+answer = handler(event, SimpleNamespace(**context))
+assert dynamodb.put_item.called and sqs.send_message.called, answer
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def test_taking_an_event_imports_no_sdk_of_stripe_and_holds_no_key_of_it(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In an interpreter of its own, from the first import to the answer."""
+    monkeypatch.delenv("STRIPE_KEY_PARAMETER", raising=False)
+    raw, at = json.dumps(event(shop, "invoice.paid", OURS)), int(datetime.now(UTC).timestamp())
+    sent = json.loads((EVENTS / "stripe_webhook_post.json").read_text())
+    sent["headers"]["stripe-signature"] = WebhookSignature.generate_signature_header(raw, "whsec_a", at)
+    sent |= {"body": raw, "isBase64Encoded": False}
+    context = {name: each for name, each in vars(CONTEXT).items() if not callable(each)}
+    done = subprocess.run(  # noqa: S603 # our own interpreter and text
+        [sys.executable, "-c", TAKING],
+        input=json.dumps([sent, context]),
+        cwd=EVENTS.parent,
+        env=dict(os.environ) | {"PYTHONPATH": os.pathsep.join((".", "layers/common/python"))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    imported = set(json.loads(done.stdout.splitlines()[-1]))
+    assert "functions.stripe_webhook.app" in imported
+    assert imported & {"stripe", "requests", "pydantic", "aws_xray_sdk", "monetize.adapters.stripe.client"} == set()
 
 
 def test_an_event_of_the_platforms_own_account_is_dropped_before_it_is_stored(shop: Shop) -> None:
