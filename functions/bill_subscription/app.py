@@ -40,8 +40,8 @@ def _one(record: SQSRecord) -> None:
         if kind != "shard":  # 64 of them an hour mostly find nothing, and say so in their own metric
             metrics.add_metric(f"Billing_{kind}_{each.outcome}", MetricUnit.Count, 1)
             logger.info("billing step", extra={"kind": kind, "outcome": each.outcome, "bill": each.bill})
-        if each.outcome == "parked":
-            metrics.add_metric("BillsParked", MetricUnit.Count, 1)  # the alarm's, whichever message it happened to
+        if each.outcome in ("parked", "held"):
+            metrics.add_metric("BillsWaiting", MetricUnit.Count, 1)  # the alarm's, whichever message it happened to
         if kind in TALLIED and "run" in message and not each.again_in:
             tallies.append((message["run"], each))
     if worked.again_in:
@@ -91,7 +91,7 @@ def _bill(message: dict[str, Any], now: datetime) -> billing.Worked:
         # Its subscription was being billed when this bill had to wait for its place: it may be several periods behind.
         behind = _subscription({"id": billing.split_bill_id(message["id"])[0]}, now)
         if behind.outcome != "not_due":
-            return replace(behind, before=(worked, *behind.before))
+            return replace(behind, before=(*worked.before, replace(worked, before=()), *behind.before))
     return worked
 
 

@@ -218,7 +218,10 @@ def get_bills(
 ) -> Response[BillsResponse]:
     """A page may be short although more follow: go on until `cursor` is null."""
     who = _who(*READERS)
-    page = wiring.report_table().parked(_whose(who, publisher) or who.organization, from_cursor(cursor), limit)
+    whose, table = _whose(who, publisher), wiring.report_table()
+    page = (
+        table.parked(whose, from_cursor(cursor), limit) if whose else table.parked_anywhere(from_cursor(cursor), limit)
+    )
     wanted = ("parked", "held") if state is None else (state,)
     items = [BillResponse.of(each) for each in page.items if each.status in wanted]
     return resolver.reply(BillsResponse(items=items, cursor=to_cursor(page.after)))

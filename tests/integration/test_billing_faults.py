@@ -109,10 +109,10 @@ def test_a_message_says_what_became_of_each_of_its_bills(shop: Shop, monkeypatch
         return replace(held, subtotal=held.subtotal + (1 if "20260201" in wanted.bill else 0))
 
     monkeypatch.setattr(type(wiring.billing().invoices), "add_lines", one_cent_more)
-    before = shop.system.functions.metrics["BillsParked"]
+    before = shop.system.functions.metrics["BillsWaiting"]
     shop.world.run_until(MARCH + GRACE + timedelta(minutes=10))
     assert [bill.status for bill in shop.bills()[1:]] == ["parked", "paid"]
-    assert shop.system.functions.metrics["BillsParked"] == before + 1
+    assert shop.system.functions.metrics["BillsWaiting"] == before + 1
 
 
 def test_due_dates_are_told_one_by_one(shop: Shop) -> None:

@@ -341,9 +341,14 @@ def billing() -> Any:
     from monetize.adapters.dynamo.pace import AccountPace
     from monetize.adapters.stripe.invoices import StripeInvoices
     from monetize.services.billing import Ports
+    from monetize.services.rating_bills import shards_of
 
     pace = AccountPace(core(), load().invoices_per_second)
-    return Ports(billing_table(), StripeInvoices(stripe()), pace, rater(), usage().note_taken, gate())
+
+    def recount(subscription: Any, first: Any, last: Any) -> int:
+        return int(usage().recount(subscription.id, first, last, shards_of(subscription)))
+
+    return Ports(billing_table(), StripeInvoices(stripe()), pace, rater(), usage().note_taken, recount, gate())
 
 
 @part

@@ -42,8 +42,9 @@ class Bill:
     application_fee: int = 0
     lines: int = 0
     invoice: str | None = None
-    reason: str = ""  # why parked or held
+    reason: str = ""  # why parked or held; `released`, `adopted`
     approved: bool = False  # released by a person: safety bounds do not hold it again
+    recount: bool = False  # an operator let its counters be made anew from the ledger
     late: tuple[str, ...] = ()  # sort keys of the late entries and corrections it took
     discounts: tuple[Discount, ...] = ()  # those in force when it was claimed
     run: str = ""

@@ -206,6 +206,8 @@ class LedgerMismatch(Exception):
     def __init__(self, subscription: str, first: date, last: date) -> None:
         super().__init__(f"{self.code}: {subscription} {first} {last}")
         self.subscription = subscription
+        self.first = first
+        self.last = last
 
 
 class Hasher(Protocol):

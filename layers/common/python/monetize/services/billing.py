@@ -7,7 +7,7 @@ the first who rates; only the draft whose id was stored on the bill is ever fina
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Protocol
 
 from monetize.domain import states
@@ -29,6 +29,9 @@ from monetize.domain.usage import LedgerMismatch
 from monetize.services.subscribing import settled
 
 LEASE = timedelta(minutes=15)
+PREVIOUS_OPEN = "previous_bill_open"  # why a bill is parked: the one before is, and was never rated
+RELEASED = "released"  # by a person, or with the one that it waited for
+MOST_EMPTY = 12  # bills in a row that are looked over for one to compare with
 KEY_LIFE = timedelta(hours=20)  # Stripe keeps keys 24 hours at least; after this a repeat looks before it creates
 
 
@@ -47,11 +50,13 @@ class Store(Protocol):
     def move(self, was: Subscription, moved: Subscription) -> bool: ...
     def bill(self, sub: str, edge: datetime) -> Bill | None: ...
     def bill_before(self, sub: str, edge: datetime) -> Bill | None: ...
+    def bill_after(self, sub: str, edge: datetime) -> Bill | None: ...
     def lines(self, sub: str, edge: datetime) -> BillLines | None: ...
     def freeze(self, lines: BillLines) -> BillLines: ...
     def save(self, bill: Bill) -> Bill: ...
     def record_invoice(self, invoice: Invoice) -> None: ...
     def park_mark(self, bill: Bill, parked: bool) -> None: ...
+    def unpark(self, bill: Bill) -> Bill: ...
 
 
 class Invoices(Protocol):
@@ -87,7 +92,8 @@ class Rate(Protocol):
 class Ports:
     """What billing works with. `held`: whether somebody paused a publisher's billing; what is due stays due.
 
-    `took(subscription, refs, bill)` notes at late entries which bill they are frozen in.
+    `took(subscription, refs, bill)` notes at late entries which bill they are frozen in. `recount(subscription, first,
+    last)` makes the counters of sealed days what the ledger says.
     """
 
     store: Store
@@ -95,6 +101,7 @@ class Ports:
     throttle: Throttle
     rate: Rate
     took: Callable[[str, Sequence[str], str], None]
+    recount: Callable[[Subscription, date, date], object]
     held: Callable[[Publisher, datetime], bool] = lambda _publisher, _now: False
 
 
@@ -180,12 +187,20 @@ def _each_due(sub: str, now: datetime, ports: Ports) -> Iterator[Worked]:
 
 
 def continue_bill(bill_id: str, now: datetime, ports: Ports, *, placed: bool = False) -> Worked:
-    """Go on with a claimed bill, wherever it stopped. `placed`: its place in the account's pace was kept."""
+    """Go on with a claimed bill, wherever it stopped. `placed`: its place in the account's pace was kept.
+
+    Those that waited for it since it was parked go on with it.
+    """
     sub, edge = split_bill_id(bill_id)
     bill = ports.store.bill(sub, edge)
     if bill is None or bill.next_at is None:
         return Worked("settled")
-    return work(bill, now, ports, placed=placed)
+    done = [work(bill, now, ports, placed=placed)]
+    while bill is not None and bill.reason == RELEASED and not done[-1].again_in:
+        bill = ports.store.bill_after(sub, bill.edge)
+        if bill is not None and bill.reason == RELEASED and bill.status == "claimed":
+            done.append(work(bill, now, ports))
+    return replace(done[-1], before=tuple(done[:-1]))
 
 
 def work(
@@ -278,7 +293,9 @@ def _rated(
     previous = ports.store.bill_before(bill.subscription, bill.edge)
     if frozen is None:
         _after(previous, ports)
-        frozen = ports.store.freeze(ports.rate(bill, subscription, publisher, previous))
+        frozen = ports.store.freeze(_lines(bill, subscription, publisher, previous, ports))
+    if bill.reason == RELEASED:
+        let_follow(bill, ports.store)
     if frozen.late:
         ports.took(bill.subscription, frozen.late, bill.id)
     empty = frozen.subtotal == 0
@@ -286,12 +303,40 @@ def _rated(
     rated = replace(charging(bill, frozen), status=status, next_at=None if empty else bill.next_at)
     if empty:
         return ports.store.save(rated), frozen
-    reason = held_for(rated, previous, publisher)
-    if reason is not None and not bill.approved:
+    reason = None if bill.approved else held_for(rated, previous, publisher, ports.store.bill_before)
+    if reason is not None:
         held = replace(rated, status=states.BILL.move("rated", "hold"), reason=reason, next_at=None)
         ports.store.park_mark(held, parked=True)
         return ports.store.save(held), frozen
     return rated, frozen
+
+
+def _lines(
+    bill: Bill, subscription: Subscription, publisher: Publisher, previous: Bill | None, ports: Ports
+) -> BillLines:
+    try:
+        return ports.rate(bill, subscription, publisher, previous)
+    except LedgerMismatch as mismatch:
+        if not bill.recount:
+            raise
+        ports.recount(subscription, mismatch.first, mismatch.last)
+    return ports.rate(bill, subscription, publisher, previous)
+
+
+def let_follow(bill: Bill, store: "Following") -> Bill | None:
+    """The bill after this one goes on, if it was parked because this one was; that one lets the next go on."""
+    after = store.bill_after(bill.subscription, bill.edge)
+    if after is None or after.status != "parked" or after.reason != PREVIOUS_OPEN:
+        return None
+    status = states.BILL.move(after.status, "release")
+    return store.unpark(replace(after, status=status, reason=RELEASED, next_at=bill.next_at or after.created_at))
+
+
+class Following(Protocol):
+    """What is stored of bills that wait for each other."""
+
+    def bill_after(self, sub: str, edge: datetime) -> Bill | None: ...
+    def unpark(self, bill: Bill) -> Bill: ...
 
 
 def charging(bill: Bill, frozen: BillLines) -> Bill:
@@ -311,15 +356,24 @@ def _after(previous: Bill | None, ports: Ports) -> None:
     if previous is None or previous.status not in ("claimed", "parked"):
         return
     if ports.store.lines(previous.subscription, previous.edge) is None:
-        raise Parked("previous_bill_open") if previous.status == "parked" else Later
+        raise Parked(PREVIOUS_OPEN) if previous.status == "parked" else Later
 
 
-def held_for(bill: Bill, previous: Bill | None, publisher: Publisher) -> str | None:
-    """Why a bill waits for approval: above the publisher's amount, or so many times the last one."""
+def held_for(
+    bill: Bill, previous: Bill | None, publisher: Publisher, before: Callable[[str, datetime], Bill | None]
+) -> str | None:
+    """Why a bill waits for approval: above the publisher's amount, or so many times the last one that was not empty.
+
+    Where none of the last MOST_EMPTY charged anything there is nothing to compare with: the amount alone counts.
+    """
     settings = publisher.settings
     if settings.hold_above is not None and bill.subtotal > settings.hold_above:
         return "above_amount"
     times = settings.hold_times_last
+    for _ in range(MOST_EMPTY if times is not None else 0):
+        if previous is None or previous.subtotal > 0:
+            break
+        previous = before(previous.subscription, previous.edge)
     if times is not None and previous is not None and 0 < previous.subtotal * times < bill.subtotal:
         return "above_times_last"
     return None

@@ -42,9 +42,9 @@ from monetize.domain.subscriptions import (
     discounts_in_force,
     in_force,
 )
-from monetize.domain.usage import Counters
+from monetize.domain.usage import Counters, LedgerMismatch
 from monetize.services import rating_bills, running
-from monetize.services.billing import held_for
+from monetize.services.billing import PREVIOUS_OPEN, RELEASED, held_for, let_follow
 from monetize.services.reporting import Page, bounds
 from monetize.services.subscribing import settled
 
@@ -94,6 +94,8 @@ class Store(Protocol):
     def publisher(self, pub: str) -> Publisher | None: ...
     def subscriber(self, pub: str, subr: str) -> Subscriber | None: ...
     def bill_before(self, sub: str, edge: datetime) -> Bill | None: ...
+    def bill_after(self, sub: str, edge: datetime) -> Bill | None: ...
+    def unpark(self, bill: Bill) -> Bill: ...
     def rated_before(self, sub: str, edge: datetime, since: datetime) -> tuple[BillLines, ...]: ...
 
 
@@ -371,7 +373,7 @@ def _result(
     amount, count = 0, 0
     outcome, reason = "bill", ""
     if previous is not None and previous.status in ("claimed", "parked") and previous.lines == 0:
-        outcome, reason = "parked", "previous_bill_open"
+        outcome, reason = "parked", PREVIOUS_OPEN
     else:
         try:
             lines = ports.rate(imagined)(bill, subscription, publisher, previous)
@@ -404,7 +406,7 @@ def _outcome(bill: Bill, previous: Bill | None, publisher: Publisher, ports: Por
     """What would become of a rated bill: sent, empty, held, or parked before Stripe hears of it."""
     if bill.subtotal == 0:
         return "empty", ""
-    held = held_for(bill, previous, publisher)
+    held = held_for(bill, previous, publisher, ports.store.bill_before)
     if held is not None:
         return "held", held
     link = publisher.stripe
@@ -574,12 +576,20 @@ def release(who: Who, publisher: str, now: datetime, ports: Ports) -> None:
 
 
 def release_bill(who: Who, bill: Bill, now: datetime, ports: Ports) -> Bill:
-    """Let a parked or held bill go on: a held one is approved; both are enqueued. IllegalMove in any other state."""
+    """Let a parked or held bill go on: a held one is approved; both are enqueued. IllegalMove in any other state.
+
+    Where counter and ledger disagreed, the ledger is what is true, and to say so is the operator's: Forbidden
+    `missing_role` for anybody else.
+    """
+    disagreed = bill.status == "parked" and bill.reason == LedgerMismatch.code
+    if disagreed and not who.operator:
+        raise Forbidden("missing_role", "Counters are made anew from the ledger by an operator alone.")
     after = replace(
         bill,
         status=states.BILL.move(bill.status, "release"),
-        reason="",
+        reason=RELEASED,
         approved=bill.approved or bill.status == "held",  # what was parked is not yet looked at for its amount
+        recount=bill.recount or disagreed,
         next_at=to_the_second(now),
     )
     entry = _entry(
@@ -610,7 +620,10 @@ def waive_bill(who: Who, bill: Bill, reason: str, now: datetime, ports: Ports) -
         before={"status": bill.status, "reason": bill.reason, "subtotal": str(bill.subtotal)},
         after={"status": after.status, "reason": reason},
     )
-    return ports.runs.settle_bill(after, entry)
+    kept = ports.runs.settle_bill(after, entry)
+    if following := let_follow(replace(kept, next_at=to_the_second(now)), ports.store):
+        ports.queue.send({"kind": "bill", "id": following.id}, group=following.publisher)
+    return kept
 
 
 # ---- a sandbox's own clock ----

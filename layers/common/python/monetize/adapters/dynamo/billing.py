@@ -152,6 +152,11 @@ class BillingTable:
         page = self.table.query(f"SUB#{sub}", "BILL#", after=keys.bill(sub, edge).sk, newest_first=True, limit=1)
         return read(Bill, page.items[0]) if page.items else None
 
+    def bill_after(self, sub: str, edge: datetime) -> Bill | None:
+        """The bill of the edge after, if there is one."""
+        page = self.table.query(f"SUB#{sub}", "BILL#", after=keys.bill(sub, edge).sk, limit=1)
+        return read(Bill, page.items[0]) if page.items else None
+
     def lines(self, sub: str, edge: datetime) -> BillLines | None:
         """A bill's frozen lines; None until it is rated."""
         return self.table.get(BillLines, keys.bill_lines(sub, edge))
@@ -199,6 +204,14 @@ class BillingTable:
             self.table.write(claim(key) if parked else release(key))
         except Lost:
             return
+
+    def unpark(self, bill: Bill) -> Bill:
+        """A parked bill goes on, and is off the list of what waits. PreconditionFailed: another worker is on it."""
+        try:
+            self.table.write(put(bill), release(keys.parked(bill.publisher, bill.id)))
+        except Lost:
+            raise PreconditionFailed("changed_meanwhile", "The bill changed since it was read.") from None
+        return replace(bill, rev=bill.rev + 1)
 
     def invoices_of(self, pub: str, month: str) -> Iterator[Invoice]:
         """A publisher's invoices of one month (yyyy-mm), in order of issue."""

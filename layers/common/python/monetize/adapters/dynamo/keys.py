@@ -177,8 +177,16 @@ def bill_of(bill_id: str) -> Key:
 
 
 def parked(pub: str, bill_id: str = "") -> Key:
-    """A publisher's parked and held bills: pointers."""
-    return Key(f"PUB#{pub}#PARKED", f"BILL#{bill_id}")
+    """A publisher's parked and held bills: pointers, and in the index those of everybody, in as many parts as `due`."""
+    place = Key(f"PUB#{pub}#PARKED", f"BILL#{bill_id}")
+    if not bill_id:
+        return place
+    return replace(place, due_pk=parked_partition(crc32(bill_id.encode()) % DUE_SHARDS), due_sk=f"{pub}#{bill_id}")
+
+
+def parked_partition(shard: int) -> str:
+    """One of the 64 parts of the list of everybody's parked and held bills."""
+    return f"PARKED#{shard:02d}"
 
 
 def invoice(inv: str) -> Key:

@@ -13,7 +13,7 @@ from monetize.adapters.dynamo.billing import due_of
 from monetize.adapters.dynamo.table import Lost, Op, Page, Table, claim, put, read
 from monetize.domain.audit import AuditEntry
 from monetize.domain.catalog import Product, Tier
-from monetize.domain.errors import PreconditionFailed
+from monetize.domain.errors import Invalid, PreconditionFailed
 from monetize.domain.invoices import Bill, BillLines, Due, Invoice
 from monetize.domain.meters import Meter
 from monetize.domain.plans import Plan, PlanVersion
@@ -142,6 +142,21 @@ class ReportTable:
         return Page(
             tuple(self.table.get_many(Bill, wanted)), page.after.removeprefix(prefix.sk) if page.after else None
         )
+
+    def parked_anywhere(self, after: str | None, limit: int) -> Page[Bill]:
+        """Everybody's parked and held bills, part by part (seconds behind the table). Invalid `bad_cursor`."""
+        part, _, position = (after or "00#").partition("#")
+        if not (part.isdigit() and int(part) < keys.DUE_SHARDS):
+            raise Invalid("bad_cursor", "This cursor was not made for this list.")
+        wanted: list[keys.Key] = []
+        for shard in range(int(part), keys.DUE_SHARDS):
+            found, more = parked_page(self.table, shard, position, limit - len(wanted))
+            wanted += [keys.bill_of(bill) for _, bill in found]
+            if more or len(wanted) == limit:
+                bills = tuple(self.table.get_many(Bill, wanted))
+                return Page(bills, f"{shard:02d}#{found[-1][0]}" if found else f"{shard:02d}#{position}")
+            position = ""
+        return Page(tuple(self.table.get_many(Bill, wanted)), None)
 
     def audit(self, pub: str, month: str, after: str | None, limit: int) -> Page[AuditEntry]:
         """What people did in a month, newest first."""
@@ -412,6 +427,28 @@ class Gate:
         if self._until is None or not now < self._until:
             self._held, self._until = self._runs.hold() is not None, now + self.LIFE
         return self._held
+
+
+def parked_page(
+    table: Table, shard: int, after: str, limit: int, pub: str = ""
+) -> tuple[Sequence[tuple[str, str]], bool]:
+    """Parked and held bills of one part behind a position: each one's own position and name; whether more follows."""
+    first, last = f"{after}!" if after else f"{pub}#" if pub else "!", f"{pub}$" if pub else "~"
+    if first > last:
+        return (), False
+    answer = table.client.query(
+        TableName=table.name,
+        IndexName="due",
+        KeyConditionExpression="due_pk = :part AND due_sk BETWEEN :first AND :last",
+        ExpressionAttributeValues={
+            ":part": {"S": keys.parked_partition(shard)},
+            ":first": {"S": first},
+            ":last": {"S": last},
+        },
+        Limit=limit,
+    )
+    found = [item["due_sk"]["S"] for item in answer["Items"]]
+    return [(each, each.rpartition("#")[2]) for each in found], "LastEvaluatedKey" in answer
 
 
 def _publisher_sums(part: RunPart, totals: PublisherTotals, kept: datetime) -> Op:

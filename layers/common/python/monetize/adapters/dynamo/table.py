@@ -105,12 +105,16 @@ def item_of(entity: Any, rev: int, expires_at: datetime | None = None) -> dict[s
         "doc": _stored(entity),
         "rev": {"N": str(rev)},
     }
-    for name in ("lookup", "due_pk", "due_sk"):
-        if (value := getattr(key, name)) is not None:
-            item[name] = {"S": value}
+    item |= _indexed(key)
     if expires_at is not None:
         item["expires_at"] = {"N": str(int(expires_at.timestamp()))}
     return item
+
+
+def _indexed(key: Key) -> dict[str, Any]:
+    """Its place in the indexes."""
+    places = {"lookup": key.lookup, "due_pk": key.due_pk, "due_sk": key.due_sk}
+    return {name: {"S": value} for name, value in places.items() if value is not None}
 
 
 def put(entity: Any, expires_at: datetime | None = None) -> Op:
@@ -152,7 +156,7 @@ def unchanged(entity: Any) -> Op:
 
 def claim(key: Key, owner: str = "", expires_at: datetime | None = None) -> Op:
     """Put a bare marker if there is none: a unique name, a guard, a pointer. `owner` says whose it is."""
-    item: dict[str, Any] = {"pk": {"S": key.pk}, "sk": {"S": key.sk}}
+    item: dict[str, Any] = {"pk": {"S": key.pk}, "sk": {"S": key.sk}, **_indexed(key)}
     if owner:
         item["owner"] = {"S": owner}
     if expires_at is not None:

@@ -372,6 +372,57 @@ class UsageTable:
             item["batches"] = {"SS": list(adjustment.batches)}
         return self._write_with_counter(pk, item, day, adjustment.quantities, sealed_too=True) is None
 
+    def recount(self, subscription: str, first: date, last: date, shards: Callable[[str], int]) -> int:
+        """Make the counters of sealed days what the ledger says: how many quantities were others.
+
+        Unavailable `busy` when somebody wrote meanwhile: what was read is not true any more.
+        """
+        changed = 0
+        for month in usage.months_of(first, last):
+            for shard in range(shards(month)):
+                pk = keys.usage(subscription, month, shard)
+                ledger: dict[tuple[date, int], int] = {}
+                counted: dict[tuple[date, int], int] = {}
+                for item in self._all_of(pk, month, first, last):
+                    if item["sk"] == _COUNTER:
+                        _add_counter(item, month, first, last, counted)
+                        continue
+                    batch = item["sk"]["S"].startswith("BATCH#")
+                    for short, quantity in (_content(item).totals() if batch else _quantities(item)).items():
+                        place = (_day_of(item["sk"]["S"]), short)
+                        ledger[place] = ledger.get(place, 0) + quantity
+                wrong = [key for key in {**ledger, **counted} if ledger.get(key, 0) != counted.get(key, 0)]
+                for start in range(0, len(wrong), MOST_RECOUNTED):
+                    self._set_counter(pk, wrong[start : start + MOST_RECOUNTED], ledger, counted)
+                changed += len(wrong)
+        return changed
+
+    def _set_counter(
+        self,
+        pk: str,
+        places: Sequence[tuple[date, int]],
+        ledger: Mapping[tuple[date, int], int],
+        counted: Mapping[tuple[date, int], int],
+    ) -> None:
+        names = {f"#{at}": usage.counter_name(day.day, short) for at, (day, short) in enumerate(places)}
+        values = {f":{at}": {"N": str(ledger.get(place, 0))} for at, place in enumerate(places)}
+        conditions = []
+        for at, place in enumerate(places):
+            if place in counted:
+                values[f":was{at}"] = {"N": str(counted[place])}
+            conditions.append(f"#{at} = :was{at}" if place in counted else f"attribute_not_exists(#{at})")
+        try:
+            self._client.update_item(
+                TableName=self._name,
+                Key={"pk": {"S": pk}, "sk": _COUNTER},
+                UpdateExpression="SET " + ",".join(f"#{at} = :{at}" for at in range(len(places))),
+                ConditionExpression=" AND ".join(conditions),
+                ExpressionAttributeNames=names,
+                ExpressionAttributeValues=values,
+            )
+        except self._client.exceptions.ConditionalCheckFailedException as refused:
+            raise Unavailable("busy", "This subscription is written to by many. Send it again.") from refused
+
     def claim_correction(self, publisher: str, key: str, content: str) -> bool:
         """Take an Idempotency-Key for a correction, for ever; False when another content has it."""
         digest = blake2b(content.encode(), digest_size=16).hexdigest()
@@ -562,6 +613,7 @@ class UsageTable:
 
 
 _COUNTER: Final = {"S": "COUNTER"}
+MOST_RECOUNTED: Final = 50  # quantities of one write: an expression has its limits
 
 
 def _transactions(groups: Sequence[Group]) -> Iterator[list[int]]:
