@@ -41,8 +41,8 @@ PLANTED = (
     )
     if before is not None and before.status != "draft":
         return bill, before
-    return bill, ports.invoices.add_lines(wanted, made, lines, tax)""",
-        """    held = ports.invoices.add_lines(wanted, made, lines, tax)
+    return bill, ports.invoices.add_lines(wanted, made, lines)""",
+        """    held = ports.invoices.add_lines(wanted, made, lines)
     held = ports.invoices.finalize(wanted.account, held.id, bill.id)
     bill = ports.store.save(
         replace(bill, status=states.BILL.move(bill.status, "draft"), invoice=made, account=wanted.account)
@@ -470,8 +470,8 @@ PLANTED = (
     _(
         "services/rating_bills.py",
         "carry_forgotten",
-        "            carried=before[-1].carried if before else (),",
-        "            carried=(),",
+        "                carried=(*(before[-1].carried if before else ()), *again),",
+        "                carried=again,",
         "credit that was carried is never given",
         SIMULATION + "test_worlds.py -k carried",
     ),
@@ -487,8 +487,8 @@ PLANTED = (
     _(
         "services/rating_bills.py",
         "earlier_late_usage_forgotten",
-        "                segment=parts.segment(stretch, _ahead_into(before, stretch), known),",
-        "                segment=parts.segment(stretch, _ahead_into(before, stretch), mine),",
+        "                segment=parts.segment(stretch, self._ahead_into(subscription, before, stretch), known),",
+        "                segment=parts.segment(stretch, self._ahead_into(subscription, before, stretch), mine),",
         "a period corrected a second time loses its first correction",
         SIMULATION + "test_worlds.py -k third",
     ),

@@ -41,7 +41,7 @@ class _Change(msgspec.Struct):
 class _TopUp(msgspec.Struct):
     meter: str
     quantity: int
-    period_start: datetime
+    counts_from: datetime
 
 
 class _Doc(msgspec.Struct):
@@ -63,6 +63,7 @@ class _Doc(msgspec.Struct):
     next_edge: datetime | None = None
     due_at: datetime | None = None
     sent_at: datetime | None = None
+    created_at: datetime | None = None
     last: bool = False
     spans: tuple[_Span, ...] = ()
     change: _Change | None = None
@@ -84,8 +85,15 @@ class _Entry:
     correction: dict[int, int] = field(default_factory=dict)
 
 
+class _Period(msgspec.Struct):
+    start: datetime
+    end: datetime
+
+
 class _Line(msgspec.Struct):
     amount: int
+    period: _Period
+    advance: bool = False
 
 
 class _Frozen(msgspec.Struct):
@@ -133,7 +141,7 @@ def check(world: World) -> list[str]:
         own = [bill for bill, _ in bills[sub]]
         found += _kept(world, sub, ledger)
         found += _counted(world, sub, ledger, own)
-        found += _amounts(world, sub, life, ledger, own)
+        found += _amounts(world, sub, life, ledger, own, _shortened(world, sub, life))
         found += _dates(world, sub, stored, life)
         found += _finished(world, stored, sub, life, own, core)
     found += _collected(world, bills, held, core)
@@ -351,7 +359,59 @@ def _used(tariff: Tariff, entries: list[_Entry], first: datetime, end: datetime)
     return {day: quantity for (day, short), quantity in totals.items() if short == SHORT[tariff.meter] and quantity}
 
 
-def _amounts(world: World, sub: str, life: Life, ledger: list[_Entry], bills: list[_Doc]) -> Iterator[str]:
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """Until when a bill charged in advance, if at all; where it had to stop; and where it could have."""
+
+    until: datetime | None
+    known: datetime | None
+    possible: frozenset[datetime]
+
+    @property
+    def wrong(self) -> bool:
+        """A period that was known to be over is charged as far as it was lived; no other is shortened."""
+        return self.until is not None and self.until not in self.possible | ({self.known} if self.known else set())
+
+    @property
+    def stops(self) -> datetime | None:
+        """Where it stopped; a line of nothing is none, then where it had to, or could first."""
+        return self.until or self.known or min(self.possible, default=None)
+
+
+_UNKNOWN = _Ahead(None, None, frozenset())
+
+
+def _shortened(world: World, sub: str, life: Life) -> dict[datetime, _Ahead]:
+    """Each bill's fee in advance, against what was decided when the bill was claimed, and since."""
+    found: dict[datetime, _Ahead] = {}
+    frozen: dict[datetime, _Frozen] = {}
+    known, claims = life, {}
+    for change in world.dynamodb.changes(CORE):
+        sk = str(change.keys["sk"]["S"])
+        if str(change.keys["pk"]["S"]) != f"SUB#{sub}" or "doc" not in (change.new or {}):
+            continue
+        if sk == "SUBSCRIPTION":
+            known = _life(world, _doc(change.new or {}))
+        elif sk.startswith("LINES#"):
+            frozen[datetime.fromisoformat(sk[6:])] = _frozen(change.new or {})
+        elif sk.startswith("BILL#") and change.event == "INSERT":
+            bill = _doc(change.new or {})
+            if bill.edge is not None and bill.created_at is not None:
+                claims[bill.edge] = (known, bill.created_at)
+    for edge, (then, at) in claims.items():
+        lines = frozen[edge].lines if edge in frozen else ()
+        month = prices.month_of(edge)[1]
+        until = next((each.period.end for each in lines if each.advance), None)
+        over = [each for each in then.edges(at + timedelta(seconds=1)) if edge < each < month]
+        later = [each for each in life.edges(at + timedelta(seconds=1)) if edge < each < (over or [month])[0]]
+        whole = frozenset() if over else frozenset((month,))
+        found[edge] = _Ahead(until, over[0] if over else None, frozenset(later) | whole)
+    return found
+
+
+def _amounts(
+    world: World, sub: str, life: Life, ledger: list[_Entry], bills: list[_Doc], shortened: Mapping[datetime, _Ahead]
+) -> Iterator[str]:
     """Each bill is what the prices say of the usage it took; late usage is taken once, by the bill that says so."""
     names = [_name(sub, bill) for bill in bills]
     late = [entry for entry in ledger if entry.late]
@@ -364,6 +424,9 @@ def _amounts(world: World, sub: str, life: Life, ledger: list[_Entry], bills: li
         edge = bill.edge
         if edge is None or bill.status in ("claimed", "rated", "parked", "waived"):
             return  # said elsewhere
+        ahead = shortened.get(edge, _UNKNOWN)  # a world may begin with bills that nothing has shortened
+        if ahead.wrong:
+            yield f"{_name(sub, bill)} charged in advance until {ahead.until}, known was {ahead.known}"
         took = {entry.ref for entry in late if entry.taken_by == _name(sub, bill)}
         if took != set(bill.late):
             yield f"{_name(sub, bill)} says it took {sorted(bill.late)}, the ledger says {sorted(took)}"
@@ -374,6 +437,7 @@ def _amounts(world: World, sub: str, life: Life, ledger: list[_Entry], bills: li
             edge,
             lambda tariff, first, end: _used(tariff, on_time, first, end),
             lambda tariff, first, end, known=known: _used(tariff, known, first, end),  # type: ignore[misc]
+            ahead.stops,
         )
         if (bill.subtotal, bill.carry_out) != owed:
             yield (
@@ -501,7 +565,7 @@ def _life(world: World, stored: _Doc) -> Life:
     change = stored.change
     if change is not None:
         spans = [*(each for each in spans if each.start < change.at), Span(change.at, tariffs[change.plan or ""])]
-    extra = tuple((each.meter, each.quantity, each.period_start) for each in stored.topups)
+    extra = tuple((each.meter, each.quantity, each.counts_from) for each in stored.topups)
     return Life(tuple(spans), stored.ended_at or stored.cancel_at, extra)
 
 

@@ -23,7 +23,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """A subscription in calendar months. `end`: when it ended or will. `extra`: top-ups (meter, units, given for)."""
+    """A subscription in calendar months. `end`: when it ended or will. `extra`: top-ups (meter, units, given when)."""
 
     spans: tuple[Span, ...]
     end: datetime | None
@@ -84,10 +84,9 @@ class Life:
         closes = any(self.stretches(previous or self.spans[0].start, edge))
         return edge + GRACE if closes else edge
 
-    def granted(self, tariff: Tariff, start: datetime) -> int:
-        """Extra allowance in the month of a stretch."""
-        first, after = prices.month_of(start)
-        return sum(units for meter, units, at in self.extra if meter == tariff.meter and first <= at < after)
+    def granted(self, tariff: Tariff, start: datetime, end: datetime) -> int:
+        """Extra allowance that was given in a stretch."""
+        return sum(units for meter, units, at in self.extra if meter == tariff.meter and start <= at < end)
 
 
 @dataclass(slots=True)
@@ -100,23 +99,25 @@ class Books:
     ahead: list[tuple[datetime, datetime, Tariff, int]] = field(default_factory=list)  # fees, each for its stretch
     previous: datetime | None = None
 
-    def bill(self, edge: datetime, used: Used, used_now: Used) -> tuple[int, int]:
+    def bill(self, edge: datetime, used: Used, used_now: Used, until: datetime | None = None) -> tuple[int, int]:
         """What the bill at `edge` asks for, and the credit it leaves (zero or negative).
 
         `used` answers what was used in the closed stretches; `used_now` also what came late and this bill took.
+        `until`: where the period that starts was over already.
         """
         owed = 0
         for at, (first, end, tariff, so_far) in enumerate(self.closed):
-            now = prices.behind(tariff, first, end, used_now(tariff, first, end), self.life.granted(tariff, first))
+            extra = self.life.granted(tariff, first, end)
+            now = prices.behind(tariff, first, end, used_now(tariff, first, end), extra)
             owed += now - so_far
             self.closed[at] = (first, end, tariff, now)
         for first, end, tariff in self.life.stretches(self.previous or self.life.spans[0].start, edge):
-            now = prices.behind(tariff, first, end, used(tariff, first, end), self.life.granted(tariff, first))
+            now = prices.behind(tariff, first, end, used(tariff, first, end), self.life.granted(tariff, first, end))
             owed += now - self._given_back(end)
             self.closed.append((first, end, tariff, now))
         begins = self.life.at(edge)
         if begins is not None and begins.ahead:
-            until = prices.month_of(edge)[1]
+            until = until or prices.month_of(edge)[1]
             charged = prices.fee(begins, edge, until)
             self.ahead.append((edge, until, begins, charged))
             owed += charged

@@ -108,22 +108,28 @@ def share(start: datetime, end: datetime) -> Fraction:
     return Fraction(int((end - start).total_seconds()), int((after - first).total_seconds()))
 
 
+def part(amount: int, start: datetime, end: datetime, step: int) -> int:
+    """What a stretch of one calendar month costs of its amount: due at its end, less what was due at its start."""
+    first, _ = month_of(start)
+    before = half_up(amount * share(first, start), step) if start > first else 0
+    return half_up(amount * share(first, end), step) - before
+
+
 def fee(tariff: Tariff, start: datetime, end: datetime) -> int:
     """The fee in advance for a stretch of one calendar month."""
-    return half_up(tariff.ahead * share(start, end), STEPS.get(tariff.currency, 1))
+    return part(tariff.ahead, start, end, STEPS.get(tariff.currency, 1))
 
 
 def behind(tariff: Tariff, start: datetime, end: datetime, used: Mapping[date, int], extra: int = 0) -> int:
     """What a closed period owes for its usage, its fee in arrears and its minimum. `extra`: allowance on top."""
-    part, step = share(start, end), STEPS.get(tariff.currency, 1)
-    base = half_up(tariff.arrears * part, step)
-    owed = half_up(_usage(tariff, part, used, extra), step) + base
+    step = STEPS.get(tariff.currency, 1)
+    owed = half_up(_usage(tariff, share(start, end), used, extra), step) + part(tariff.arrears, start, end, step)
     if tariff.least is not None:
-        owed = max(owed, half_up(tariff.least * part, step))
+        owed = max(owed, part(tariff.least, start, end, step))
     return owed
 
 
-def _usage(tariff: Tariff, part: Fraction, used: Mapping[date, int], extra: int) -> Fraction:
+def _usage(tariff: Tariff, lived: Fraction, used: Mapping[date, int], extra: int) -> Fraction:
     price = Fraction(tariff.price)
     if tariff.daily is not None:
         owed = Fraction(0)
@@ -135,7 +141,7 @@ def _usage(tariff: Tariff, part: Fraction, used: Mapping[date, int], extra: int)
         return owed
     total = sum(used.values())
     if tariff.monthly is not None:
-        total = max(0, total - -(-tariff.monthly * part.numerator // part.denominator))
+        total = max(0, total - -(-tariff.monthly * lived.numerator // lived.denominator))
     total = max(0, total - extra)
     if total == 0:
         return Fraction(0)

@@ -126,7 +126,7 @@ class Shop:
             amount=amount, description="Monthly fee: Gold", product=self.product, period_start=edge,
             period_end=edge + timedelta(days=31),
         )  # fmt: skip
-        invoices.add_lines(wanted, made, [line], "unspecified")
+        invoices.add_lines(wanted, made, [line])
         bill = replace(bill, invoice=made)
         self.store(bill)
         return bill

@@ -132,8 +132,8 @@ def test_a_bill_that_differs_at_stripe_is_parked_and_never_finalized(
     ports = wiring.billing()
     honest = type(ports.invoices).add_lines
 
-    def one_cent_more(self: Any, wanted: Any, invoice: str, lines: Any, tax: str) -> Any:
-        held = honest(self, wanted, invoice, lines, tax)
+    def one_cent_more(self: Any, wanted: Any, invoice: str, lines: Any) -> Any:
+        held = honest(self, wanted, invoice, lines)
         return replace(held, subtotal=held.subtotal + 1)
 
     monkeypatch.setattr(type(ports.invoices), "add_lines", one_cent_more)

@@ -104,8 +104,8 @@ def test_a_message_says_what_became_of_each_of_its_bills(shop: Shop, monkeypatch
     shop.system.clock.move_to(MARCH + GRACE)
     honest = type(wiring.billing().invoices).add_lines
 
-    def one_cent_more(self: Any, wanted: Any, invoice: str, lines: Any, tax: str) -> Any:
-        held = honest(self, wanted, invoice, lines, tax)
+    def one_cent_more(self: Any, wanted: Any, invoice: str, lines: Any) -> Any:
+        held = honest(self, wanted, invoice, lines)
         return replace(held, subtotal=held.subtotal + (1 if "20260201" in wanted.bill else 0))
 
     monkeypatch.setattr(type(wiring.billing().invoices), "add_lines", one_cent_more)

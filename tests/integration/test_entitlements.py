@@ -132,7 +132,7 @@ def test_an_allowance_begins_with_the_period_that_is_billed(metered: Metered) ->
     """An upgrade on the 10th began a period of its own: 21 of 30 days of the allowance, and usage since then."""
     tenth = NOW.replace(day=10, hour=0, second=0)
     old, new = Span(start=START, kind=PAID, tier="tier_gold", plan="plan_old", version=1), replace(PAYS, start=tenth)
-    top_up = TopUp(id="top_1", meter="met_calls", quantity=7, period_start=tenth)
+    top_up = TopUp(id="top_1", meter="met_calls", quantity=7, counts_from=tenth)
     metered.change(spans=(old, new), topups=(top_up,))
     metered.send(usage_event("before", time="2026-11-09T12:00:00Z"), usage_event("after", time="2026-11-11T12:00:00Z"))
     allowance = metered.ask("check_entitlement_one").body["meters"][1]
@@ -171,7 +171,7 @@ def test_a_hard_quota_stops_calls_until_it_resets_and_a_soft_one_does_not(metere
 
 
 def test_a_top_up_raises_the_periods_allowance_once(metered: Metered) -> None:
-    topup = TopUp(id="top_1", meter="met_calls", quantity=40, period_start=NOW.replace(day=1, hour=0, second=0))
+    topup = TopUp(id="top_1", meter="met_calls", quantity=40, counts_from=NOW.replace(day=1, hour=0, second=0))
     metered.change(topups=(topup,))
     assert metered.ask("check_entitlement_one").body["meters"][1]["limit"] == 140
     metered.clock.advance(timedelta(days=20))

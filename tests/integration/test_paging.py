@@ -90,9 +90,9 @@ def filled_otherwise(monkeypatch: pytest.MonkeyPatch, by: int) -> None:
     adapter = type(wiring.billing().invoices)
     honest = adapter.add_lines
 
-    def add_lines(self: Any, wanted: Any, invoice: str, lines: Sequence[Any], tax: str) -> Any:
+    def add_lines(self: Any, wanted: Any, invoice: str, lines: Sequence[Any]) -> Any:
         changed = [replace(lines[at], amount=lines[at].amount + more) for at, more in ((-2, by), (-1, -by))]
-        return honest(self, wanted, invoice, [*lines[:-2], *changed], tax)
+        return honest(self, wanted, invoice, [*lines[:-2], *changed])
 
     monkeypatch.setattr(adapter, "add_lines", add_lines)
 

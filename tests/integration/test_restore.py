@@ -118,8 +118,8 @@ def released(shop: Shop) -> None:
     """The total differed, so it was parked with its draft; a person looked and released it."""
     honest = StripeInvoices.add_lines
 
-    def one_cent_more(self: Any, wanted: Any, invoice: str, lines: Any, tax: str) -> Any:
-        sent = honest(self, wanted, invoice, lines, tax)
+    def one_cent_more(self: Any, wanted: Any, invoice: str, lines: Any) -> Any:
+        sent = honest(self, wanted, invoice, lines)
         return replace(sent, subtotal=sent.subtotal + 1)
 
     with pytest.MonkeyPatch.context() as patched:

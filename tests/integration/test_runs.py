@@ -194,8 +194,16 @@ def test_an_imagined_bill_is_rated_upon_as_if_it_was_stored() -> None:
             assert (sub, edge.month, since) == ("sub_x", 3, FEBRUARY)
             return (lines(1),)
 
+        def lines(self, sub: str, edge: datetime) -> BillLines | None:
+            return lines(edge.month) if (sub, edge.month) == ("sub_x", 1) else None
+
+        def bill(self, sub: str, edge: datetime) -> None:
+            raise AssertionError((sub, edge))
+
     imagined = runs.Imagined(Stored(), (lines(2),))
     assert imagined.rated_before("sub_x", datetime(2026, 3, 1, tzinfo=UTC), FEBRUARY) == (lines(1), lines(2))
+    found = [imagined.lines("sub_x", datetime(2026, month, 1, tzinfo=UTC)) for month in (1, 2, 3)]
+    assert found == [lines(1), lines(2), None]
 
 
 def test_a_dry_run_too_far_ahead_is_refused(market: Market) -> None:

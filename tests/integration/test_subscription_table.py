@@ -213,7 +213,7 @@ def test_a_key_is_made_for_a_subscription_as_it_was_read_and_once_for_a_request(
 
 def test_a_top_up_is_kept_under_its_key_for_ever(bench: Bench) -> None:
     read = begun(bench)
-    topped = replace(read, topups=(TopUp(id="top_1", meter="m", quantity=1, period_start=NOW),))
+    topped = replace(read, topups=(TopUp(id="top_1", meter="m", quantity=1, counts_from=NOW),))
     after = bench.store.give("topup", read, topped, ("t1", "print", "top_1"), entry(2))
     item = bench.table.raw(keys.gift("sub_1", "topup", "t1"))
     assert item is not None

@@ -14,6 +14,7 @@ class InvoiceLine:
     product: str
     period_start: datetime
     period_end: datetime
+    tax_behavior: str = "unspecified"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +39,17 @@ class DraftRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldInvoice:
-    """An invoice as Stripe holds it now. Money in minor units; `subtotal` is `total_excluding_tax`."""
+    """An invoice as Stripe holds it now. Money in minor units; `subtotal` is `total_excluding_tax`.
+
+    `listed` is the sum of its lines at their prices, before discounts and before tax that comes on top.
+    """
 
     id: str
     status: str  # draft, open, paid, void, uncollectible
     currency: str
     customer: str
     subtotal: int
+    listed: int
     total: int
     tax: int
     amount_paid: int
@@ -62,12 +67,11 @@ class HeldInvoice:
     failure: str = ""
 
 
-def differences(
-    held: HeldInvoice, lines: Sequence[InvoiceLine], currency: str, customer: str, *, tax_included: bool = False
-) -> tuple[str, ...]:
+def differences(held: HeldInvoice, lines: Sequence[InvoiceLine], currency: str, customer: str) -> tuple[str, ...]:
     """What Stripe's draft has otherwise than ours, in words; empty when they agree to the minor unit.
 
-    Where prices include tax, our amounts are compared with the total; otherwise with the total without tax.
+    Where prices include tax, our amounts are compared with the total; otherwise with the total without tax; with what
+    is listed where a change of version brought both.
     """
     found = []
     if held.currency != currency:
@@ -77,7 +81,8 @@ def differences(
     ours = sorted(line.amount for line in lines)
     if held.line_count_complete and sorted(held.lines) != ours:
         found.append(f"{len(held.lines)} lines {sum(held.lines)} instead of {len(ours)} lines {sum(ours)}")
-    total = held.total if tax_included else held.subtotal
+    included = {line.tax_behavior == "inclusive" for line in lines}
+    total = held.listed if len(included) > 1 else held.total if True in included else held.subtotal
     if total != sum(ours):
         found.append(f"total {total} instead of {sum(ours)}")
     return tuple(found)

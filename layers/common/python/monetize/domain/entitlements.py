@@ -201,7 +201,7 @@ def standings(
     for limit in offer.limits:
         short = rules.meters.get(limit.meter)
         extra = sum(
-            topup.quantity for topup in it.topups if topup.meter == limit.meter and period.holds(topup.period_start)
+            topup.quantity for topup in it.topups if topup.meter == limit.meter and period.holds(topup.counts_from)
         )
         if limit.per == "day":
             used = totals.get((today, short), 0) if short is not None else 0

@@ -91,12 +91,8 @@ class BillLines:
     late: tuple[str, ...] = ()
     usage: tuple[tuple[str, date, int], ...] = ()
     since: datetime | None = None  # the billing date before, where its arrears begin; None: the first paid instant
+    restored: tuple[datetime, ...] = ()  # edges of bills that were let off, whose credits it took again
     rev: int = 0
-
-    @property
-    def tax_behavior(self) -> str:
-        """How its prices stand to tax: one bill, one behavior."""
-        return next((line.tax_behavior for line in self.lines), "unspecified")
 
     def invoice_lines(self) -> tuple[InvoiceLine, ...]:
         """The lines as they are sent: what is charged, and at most as many as an invoice holds."""
@@ -108,6 +104,7 @@ class BillLines:
                 product=product.get((line.plan, line.version), ""),
                 period_start=line.period.start,
                 period_end=line.period.end,
+                tax_behavior=line.tax_behavior,
             )
             for line in roll_up([line for line in self.lines if line.amount])
         )

@@ -21,6 +21,7 @@ type Activation = Literal["on_card", "on_payment"]
 type PlanStatus = Literal["draft", "published", "archived"]
 
 MOST_CHARGES: Final = 50
+RESERVED: Final = frozenset({"minimum", "maximum"})  # lines of our own
 MOST_TIERS: Final = 100
 MOST_QUANTITY: Final = 10**15
 # Stripe's own bound on an amount is 12 digits.
@@ -212,6 +213,8 @@ def problems_of(terms: PlanTerms, meters: Collection[str]) -> Iterator[Problem]:
 def _charge_problems(charge: Charge, at: str, currency: Currency, meters: Collection[str]) -> Iterator[Problem]:
     if not charge.id or not charge.id.replace("_", "").replace("-", "").isalnum():
         yield Problem("bad_charge_id", f"{at}/id", "A charge's id has letters, digits, - and _.")
+    if charge.id in RESERVED:
+        yield Problem("reserved_charge_id", f"{at}/id", f"Lines of our own are called {charge.id}.")
     if not charge.name.strip():
         yield Problem("charge_without_name", f"{at}/name", "A charge has a name.")
     yield from _foreign_field_problems(charge, at)

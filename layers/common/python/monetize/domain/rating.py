@@ -64,7 +64,8 @@ class Segment:
     `nominal`: the full month the period lies in. `since`: when this version began to be paid without a break (None:
     with this period); yearly fees count from it. `usage`: units by meter and UTC day; days outside the period are
     other segments'. `top_ups`: extra allowance by meter. `ahead`: what was charged in advance and reaches into this
-    segment. `ended`: a change, a pause or a cancellation ended it, so unused advance is given back. `trial`: free.
+    segment. `ended`: nothing is paid by this version from the segment's end on, so that a year's fee stops here.
+    `until`: when that is known of a segment that starts; its fees in advance are charged no further. `trial`: free.
     `units`: what a meter's units are called.
     """
 
@@ -79,6 +80,7 @@ class Segment:
     top_ups: Mapping[str, int] = field(default_factory=lambda: _NO_TOP_UPS)
     ahead: tuple[Ahead, ...] = ()
     ended: bool = False
+    until: datetime | None = None
     trial: bool = False
     units: Mapping[str, str] = field(default_factory=dict)
 
@@ -194,6 +196,13 @@ def ahead_of(lines: Iterable[Line]) -> tuple[Ahead, ...]:
         for each in lines
         if each.advance and each.charge is not None
     )
+
+
+def given_back(segment: Segment, ahead: Ahead) -> bool:
+    """Whether the closed segment stops a fee that was charged for longer: a month's at any end, a year's for good."""
+    if not segment.period.start < ahead.period.end or ahead.period.end <= segment.period.end:
+        return False
+    return segment.ended or any(each.id == ahead.charge and each.interval == "month" for each in segment.terms.charges)
 
 
 def roll_up(lines: Sequence[Line], limit: int = MOST_LINES) -> tuple[Line, ...]:
@@ -323,11 +332,14 @@ def _advance(segment: Segment, currency: Currency) -> list[Line]:
             continue
         start = segment.period.start
         if charge.interval == "month":
-            lines.append(_fee(segment, charge, segment.period, segment.nominal, currency, advance=True))
-            continue
-        year = nominal_period(start, segment.anchor, YEAR)
-        if start in (segment.since or start, year.start):
-            lines.append(_fee(segment, charge, Period(start, year.end), year, currency, advance=True))
+            nominal, end = segment.nominal, segment.period.end
+        else:
+            nominal = nominal_period(start, segment.anchor, YEAR)
+            end = nominal.end
+            if start not in (segment.since or start, nominal.start):
+                continue
+        lived = Period(start, min(end, segment.until or end))
+        lines.append(_fee(segment, charge, lived, nominal, currency, advance=True))
     return [each for each in lines if each.rated]
 
 
@@ -404,12 +416,10 @@ def _due_of(segment: Segment, ahead: Ahead, charge: Charge, currency: Currency) 
 
 
 def _unused(segment: Segment, currency: Currency) -> Iterator[Line]:
-    """Credits for fees charged in advance beyond a segment that ended early."""
-    if not segment.ended:
-        return
+    """Credits for fees charged in advance beyond a segment that stopped them."""
     charges = {each.id: each for each in segment.terms.charges}
     for each in segment.ahead:
-        if each.period.end <= segment.period.end:
+        if not given_back(segment, each):
             continue
         charge = charges[each.charge]
         due = _due_of(segment, each, charge, currency)

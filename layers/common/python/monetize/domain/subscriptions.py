@@ -137,12 +137,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopUp:
-    """Extra allowance for one period, bought or given once. `month` names the period's first day, ISO."""
+    """Extra allowance, bought or given once: for the one period that `counts_from`, its day, is in."""
 
     id: str
     meter: str
     quantity: int
-    period_start: datetime
+    counts_from: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from monetize.domain.subscriptions import usage_closes_at
 
 ID_BYTES: Final = 12  # 96 bits: a collision among 10^9 events has a chance of 10^-11
 BATCH_ID_BYTES: Final = 16
+CORRECTABLE_DAYS: Final = 92  # a quarter; bills look back so far for what came late
 
 # `"1"`…`"v"` is the day of the month: with a meter's number behind it, 93 names of three meters stay far under 1 KB.
 _DAY_NAMES: Final = "0123456789abcdefghijklmnopqrstuv"

@@ -265,12 +265,12 @@ class StepResponse(ResponseModel):
 
 
 class TopUpResponse(ResponseModel):
-    """Extra allowance for one period."""
+    """Extra allowance, for the one period that `counts_from` is in."""
 
     id: str
     meter: str
     quantity: int
-    period_start: Instant
+    counts_from: Instant
 
 
 class DiscountResponse(ResponseModel):

@@ -63,7 +63,7 @@ class Invoices(Protocol):
     """The payment provider's invoices."""
 
     def create_draft(self, wanted: DraftRequest) -> str: ...
-    def add_lines(self, wanted: DraftRequest, invoice: str, lines: Sequence[InvoiceLine], tax: str) -> HeldInvoice: ...
+    def add_lines(self, wanted: DraftRequest, invoice: str, lines: Sequence[InvoiceLine]) -> HeldInvoice: ...
     def retrieve(self, account: str, invoice: str) -> HeldInvoice: ...
     def of_customer(self, account: str, customer: str, since: datetime) -> Iterator[HeldInvoice]: ...
     def delete_draft(self, account: str, invoice: str) -> None: ...
@@ -391,12 +391,12 @@ def _collect(
         return Worked("waiting", bill.id, again_in=wait)
     lines = frozen.invoice_lines()
     if bill.invoice is None:
-        bill, held = _draft(bill, wanted, lines, frozen.tax_behavior, now, ports)
+        bill, held = _draft(bill, wanted, lines, now, ports)
     else:
         if bill.status == "rated":  # released after it was parked with a draft
             bill = ports.store.save(replace(bill, status=states.BILL.move(bill.status, "draft")))
-        bill, held = _resume(bill, wanted, lines, frozen.tax_behavior, now, ports)
-    found = differences(held, lines, bill.currency, wanted.customer, tax_included=frozen.tax_behavior == "inclusive")
+        bill, held = _resume(bill, wanted, lines, now, ports)
+    found = differences(held, lines, bill.currency, wanted.customer)
     if held.status == "draft":
         if found:
             raise Parked("total_differs")
@@ -449,7 +449,7 @@ def _request(bill: Bill, publisher: Publisher, ports: Ports) -> DraftRequest:
 
 
 def _draft(
-    bill: Bill, wanted: DraftRequest, lines: Sequence[InvoiceLine], tax: str, now: datetime, ports: Ports
+    bill: Bill, wanted: DraftRequest, lines: Sequence[InvoiceLine], now: datetime, ports: Ports
 ) -> tuple[Bill, HeldInvoice]:
     """Make the attempt's draft, store its id under a condition, then fill it.
 
@@ -465,14 +465,14 @@ def _draft(
         before = _made_before(wanted, bill, ports)
         if before is None:
             again = ports.store.save(replace(bill, attempt=bill.attempt + 1))
-            return _draft(again, replace(wanted, attempt=again.attempt), lines, tax, now, ports)
+            return _draft(again, replace(wanted, attempt=again.attempt), lines, now, ports)
         made = before.id
     bill = ports.store.save(
         replace(bill, status=states.BILL.move(bill.status, "draft"), invoice=made, account=wanted.account)
     )
     if before is not None and before.status != "draft":
         return bill, before
-    return bill, ports.invoices.add_lines(wanted, made, lines, tax)
+    return bill, ports.invoices.add_lines(wanted, made, lines)
 
 
 def _made_before(wanted: DraftRequest, bill: Bill, ports: Ports) -> HeldInvoice | None:
@@ -489,7 +489,7 @@ def _made_before(wanted: DraftRequest, bill: Bill, ports: Ports) -> HeldInvoice 
 
 
 def _resume(
-    bill: Bill, wanted: DraftRequest, lines: Sequence[InvoiceLine], tax: str, now: datetime, ports: Ports
+    bill: Bill, wanted: DraftRequest, lines: Sequence[InvoiceLine], now: datetime, ports: Ports
 ) -> tuple[Bill, HeldInvoice]:
     """Read the stored draft: the same lines → go on; otherwise delete it and start the next attempt."""
     held = _stored(bill, wanted, ports)
@@ -506,7 +506,7 @@ def _resume(
     again = ports.store.save(
         replace(bill, status=states.BILL.move(bill.status, "redraft"), invoice=None, attempt=bill.attempt + 1)
     )
-    return _draft(again, replace(wanted, attempt=again.attempt), lines, tax, now, ports)
+    return _draft(again, replace(wanted, attempt=again.attempt), lines, now, ports)
 
 
 def _stored(bill: Bill, wanted: DraftRequest, ports: Ports) -> HeldInvoice | None:

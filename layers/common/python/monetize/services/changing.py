@@ -14,7 +14,7 @@ from monetize.domain.audit import AuditEntry
 from monetize.domain.errors import Conflict, Invalid, NotFound, PreconditionFailed
 from monetize.domain.meters import Meter
 from monetize.domain.offers import Estimate, Offer, check_open, in_advance, time_of, yearly_fees
-from monetize.domain.periods import Anchor, Period, nominal_period
+from monetize.domain.periods import Anchor, Period, midnight, nominal_period
 from monetize.domain.plans import PlanTerms, PlanVersion
 from monetize.domain.publishers import Publisher
 from monetize.domain.rating import BillInput, Segment, ahead_of, rate
@@ -295,9 +295,11 @@ def cancel(person: Person, subscription_id: str, when: str, reason: str, now: da
         at = time_of(publisher, now)
         if subscription.cancel_at is not None and (when == "period_end" or subscription.cancel_at <= at):
             return subscription
-        ends = period_end(subscription, at) if subscription.status == "active" and when == "period_end" else None
+        # A change that waits is dropped with it, so the period is the one that runs without it.
+        runs = replace(subscription, change=None)
+        ends = period_end(runs, at) if subscription.status == "active" and when == "period_end" else None
         if ends is not None:
-            after = replace(subscription, cancel_at=ends, end_reason=reason, change=None)
+            after = replace(runs, cancel_at=ends, end_reason=reason)
             after = scheduled(after, publisher.settings.grace_hours)
         else:
             after = ended(subscription, "cancel", _not_before(subscription, at), reason or "cancelled", publisher)
@@ -491,8 +493,9 @@ def top_up(
             raise Invalid("unknown_meter", "The subscription's plan has no such meter.")
         if len(subscription.topups) >= MOST_TOPUPS:
             raise Conflict("too_many_topups", f"A subscription takes {MOST_TOPUPS} top-ups at most.")
-        start = allowance_period(subscription, at).start
-        made = TopUp(id=ports.ids.new("top", at), meter=meter, quantity=quantity, period_start=start)
+        # Its day, not its period's first: should a change of today's end that period, it counts in the one of today.
+        start = max(allowance_period(subscription, at).start, midnight(at.date()))
+        made = TopUp(id=ports.ids.new("top", at), meter=meter, quantity=quantity, counts_from=start)
         after = replace(subscription, topups=(*subscription.topups, made))
         entry = audit(
             person, subscription, "subscription.topup", at, ports, after={"meter": meter, "quantity": str(quantity)}

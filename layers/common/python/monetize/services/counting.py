@@ -13,6 +13,7 @@ from monetize.domain.errors import Conflict, Invalid, NotFound
 from monetize.domain.meters import MAX_QUANTITY
 from monetize.domain.subscriptions import Subscription
 from monetize.domain.usage import (
+    CORRECTABLE_DAYS,
     Adjustment,
     Correction,
     Counters,
@@ -271,8 +272,8 @@ def correct(order: CorrectionOrder, now: datetime, ports: Ports) -> tuple[Correc
     """A new entry in the ledger, never a rewrite: `counted` in an open day, `late` (for the next bill) in a sealed one.
 
     NotFound for a foreign subscription or meter; Invalid `idempotency_key_reused`, `bad_quantity`, `bad_day`,
-    `below_zero`; Conflict `subscription_ended` when no bill comes that could take it. The same order again answers the
-    same.
+    `day_too_old`, `below_zero`; Conflict `subscription_ended` when no bill comes that could take it. The same order
+    again answers the same.
     """
     found = ports.facts.subscriptions([order.subscription], now).get(order.subscription)
     if found is None or found.publisher != order.publisher:
@@ -286,6 +287,10 @@ def correct(order: CorrectionOrder, now: datetime, ports: Ports) -> tuple[Correc
     today = (now + metering.clock_offset).date()
     if found.first_day is None or not found.first_day <= order.day <= today:
         raise Invalid("bad_day", "The day is not one of this subscription's days so far.")
+    if order.day < today - timedelta(days=CORRECTABLE_DAYS):
+        raise Invalid(
+            "day_too_old", f"Usage is corrected for {CORRECTABLE_DAYS} days. Change what is owed at an invoice."
+        )
     content = "\n".join((order.subscription, order.meter, order.day.isoformat(), str(order.quantity), order.reason))
     if not ports.usage.claim_correction(order.publisher, order.key, content):
         raise Invalid("idempotency_key_reused", "This Idempotency-Key was used for another correction.")

@@ -29,13 +29,12 @@ from monetize.domain.meters import Meter
 from monetize.domain.periods import midnight, nominal_period
 from monetize.domain.subscriptions import Subscription, segments, timeline
 from monetize.domain.usage import ID_BYTES, Adjustment, Correction, Entry, LateEntry, event_id, shard_of
-from monetize.services.rating_bills import SETTLING, shards_of
+from monetize.services.rating_bills import LOOK_BACK, shards_of
 
 BATCHES: Final = 500  # in one answer
 EVENTS: Final = 5_000
 READS: Final = 200  # of the ledger, for one answer: about two seconds
 MOST_READINGS: Final = 20  # of an event's name, by its slashes
-REACH: Final = SETTLING + timedelta(days=40)  # the oldest day a bill counts anew: of a period that ended so long ago
 _INSTANT: Final = timedelta(microseconds=1)
 
 type Days = tuple[date, date]
@@ -235,7 +234,8 @@ class _Ledger:
         if not self._late:
             return
         through = (self._invoice.edge - _INSTANT).date()
-        late = self._usage.late_entries(self._invoice.subscription, through - REACH, through)
+        first = ((self._content.since or self._invoice.edge) - LOOK_BACK).date()
+        late = self._usage.late_entries(self._invoice.subscription, first, through)
         yield from sorted({self._period(each.day) for each in late if each.ref in self._late})
 
     def _period(self, day: date) -> Days:

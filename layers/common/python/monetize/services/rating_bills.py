@@ -1,7 +1,7 @@
 """What a bill is made of: the periods that closed and the one that starts, their prices, and their usage."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Protocol
@@ -9,16 +9,21 @@ from typing import Protocol
 from monetize.domain import rating
 from monetize.domain.errors import NotFound
 from monetize.domain.invoices import Bill, BillLines, Product
+from monetize.domain.lines import LineKind
 from monetize.domain.meters import Meter
 from monetize.domain.periods import Period, midnight, next_edge, nominal_period, utc_days
-from monetize.domain.plans import PlanVersion
+from monetize.domain.plans import PlanVersion, TaxBehavior
 from monetize.domain.publishers import Publisher
-from monetize.domain.rating import Adjustment, ApplicationFee, BillInput, Discount, Rated, Segment, UsageByDay
+from monetize.domain.rating import Adjustment, ApplicationFee, BillInput, Carried, Discount, Rated, Segment, UsageByDay
 from monetize.domain.subscriptions import Segment as Stretch
 from monetize.domain.subscriptions import Subscription, in_force, segments, timeline
+from monetize.domain.usage import CORRECTABLE_DAYS
 from monetize.services import counting
 
-SETTLING = timedelta(days=70)  # a period can still receive late usage for its late window after its end
+# Lines of bills that what comes late may still correct; before the last bill, since that one took what had come.
+LOOK_BACK = timedelta(days=CORRECTABLE_DAYS)
+_LET_OFF = ("waived", "void", "uncollectible")
+_MONEY: Collection[LineKind] = ("carry", "proration_credit", "adjustment")  # credits that give back what was paid
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,8 @@ class Store(Protocol):
     def plan_version(self, plan: str, number: int) -> PlanVersion | None: ...
     def meters(self, pub: str, ids: Collection[str], numbers: Collection[int]) -> tuple[Meter, ...]: ...
     def rated_before(self, sub: str, edge: datetime, since: datetime) -> tuple[BillLines, ...]: ...
+    def lines(self, sub: str, edge: datetime) -> BillLines | None: ...
+    def bill(self, sub: str, edge: datetime) -> Bill | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +99,13 @@ class Rater:
         if self.seal and closed:
             days = [day for stretch in closed for day in utc_days(Period(stretch.start, stretch.end))]
             sealed = self.usage.seal(subscription, min(days), max(days), bill.created_at)
-        before = self.store.rated_before(subscription.id, bill.edge, bill.edge - SETTLING) if previous else ()
+        before = self.store.rated_before(subscription.id, bill.edge, previous.edge - LOOK_BACK) if previous else ()
         ahead = before[-1].ahead if before else ()
         parts = _Parts(self, subscription, publisher, sealed)
         arrears = tuple(parts.segment(stretch, ahead) for stretch in closed)
         adjustments, taken = self._adjustments(subscription, before, parts)
-        starting = parts.starting(bill.edge)
+        starting = parts.starting(bill.edge, bill.created_at)
+        again, restored = parts.taken_again(before)
         rated = rating.rate(
             BillInput(
                 currency=bill.currency,
@@ -105,13 +113,15 @@ class Rater:
                 closed=arrears,
                 starting=starting,
                 adjustments=adjustments,
-                carried=before[-1].carried if before else (),
+                carried=(*(before[-1].carried if before else ()), *again),
                 discounts=discounts_of(bill),
                 fee=ApplicationFee(percent=Decimal(publisher.fee_percent), fixed=publisher.fee_fixed),
             )
         )
         counted_now = (*arrears, *(each.segment for each in adjustments))
-        return frozen(bill, rated, counted_now, ahead, taken, parts.products(), previous.edge if previous else None)
+        lasting = tuple(each for each in ahead if not any(rating.given_back(segment, each) for segment in arrears))
+        made = frozen(bill, rated, counted_now, lasting, taken, parts.products())
+        return replace(made, since=previous.edge if previous else None, restored=restored)
 
     def _adjustments(
         self, subscription: Subscription, before: Sequence[BillLines], parts: "_Parts"
@@ -122,7 +132,8 @@ class Rater:
         stretches = [stretch for each in before for stretch in arrears_stretches(subscription, each.since, each.edge)]
         if not stretches:
             return (), ()
-        known = self.usage.late(subscription, stretches[0].start.date(), _last_day(stretches[-1]))
+        first = max(stretches[0].start, before[-1].edge - LOOK_BACK).date()
+        known = self.usage.late(subscription, first, max(first, _last_day(stretches[-1])))
         # What a bill took is what its frozen lines name: whoever rated it too and came second took nothing.
         mine = {ref: day for ref, day in known.items() if all(ref not in each.late for each in before)}
         touched = [
@@ -132,14 +143,27 @@ class Rater:
         ]
         made = tuple(
             Adjustment(
-                segment=parts.segment(stretch, _ahead_into(before, stretch), known),
+                segment=parts.segment(stretch, self._ahead_into(subscription, before, stretch), known),
                 billed=tuple(
-                    line for each in before for line in (*each.lines, *each.credits) if line.segment == stretch.start
+                    parts.asked_for(each, line)
+                    for each in before
+                    for line in (*each.lines, *each.credits)
+                    if line.segment == stretch.start
                 ),
             )
             for stretch in touched
         )
         return made, tuple(sorted(mine))
+
+    def _ahead_into(
+        self, subscription: Subscription, before: Sequence[BillLines], stretch: Stretch
+    ) -> tuple[rating.Ahead, ...]:
+        """What had been charged in advance when the stretch began; its bill may be older than those at hand."""
+        for each in reversed(before):
+            if each.edge <= stretch.start:
+                return each.ahead
+        opened = self.store.lines(subscription.id, stretch.start)
+        return opened.ahead if opened is not None else ()
 
 
 class _Parts:
@@ -153,6 +177,7 @@ class _Parts:
         self._versions: dict[tuple[str, int], PlanVersion] = {}
         self._publisher = publisher
         self._sealed = sealed
+        self._let_off: dict[datetime, bool] = {}
 
     def segment(self, stretch: Stretch, ahead: Sequence[rating.Ahead], late: Collection[str] | None = None) -> Segment:
         """One closed stretch with its usage."""
@@ -172,19 +197,64 @@ class _Parts:
             anchor=subscription.anchor,
             since=paid_since(subscription, stretch),
             usage=usage,
-            top_ups=top_ups_in(subscription, nominal),
-            ahead=tuple(each for each in ahead if each.period.start < period.end and period.start < each.period.end),
-            ended=period.end < nominal.end,
+            top_ups=top_ups_in(subscription, period),
+            ahead=tuple(
+                self._charged(each, period)
+                for each in ahead
+                if each.period.start < period.end and period.start < each.period.end
+            ),
+            ended=paid_until(subscription, stretch) == stretch.end,
             units=self._units(version),
         )
+
+    def asked_for(self, content: BillLines, line: rating.Line) -> rating.Line:
+        """A line as it is owed: nothing of it where its bill was waived or voided, as if a discount had taken it."""
+        if line.rated <= 0 or not self._nothing_owed(content.edge):
+            return line
+        off = rating.Netted(line="let_off", kind="discount", amount=-line.discounted)
+        return replace(line, netted=(*line.netted, off))
+
+    def taken_again(self, before: Sequence[BillLines]) -> tuple[tuple[Carried, ...], tuple[datetime, ...]]:
+        """Credits that went into a bill which was let off afterwards, as carried; and the edges of those bills.
+
+        Each bill's credits come back once: with the first that finds it let off, which says so.
+        """
+        done = {edge for each in before for edge in each.restored}
+        found: dict[tuple[TaxBehavior, str | None], int] = {}
+        edges = []
+        for each in before:
+            taken = [] if each.edge in done else list(_money_in(each))
+            if taken and self._nothing_owed(each.edge):
+                edges.append(each.edge)
+                for line, amount in taken:
+                    group = line.tax_behavior, line.tax_code
+                    found[group] = found.get(group, 0) + amount
+        made = (Carried(amount=sum_, tax_behavior=behavior, tax_code=code) for (behavior, code), sum_ in found.items())
+        return tuple(made), tuple(edges)
+
+    def _charged(self, ahead: rating.Ahead, period: Period) -> rating.Ahead:
+        """A fee in advance, nothing of which comes back where nobody owes it; its bill stands where it begins."""
+        if ahead.period.end > period.end and self._nothing_owed(ahead.period.start):
+            return replace(ahead, amount=0)
+        return ahead
+
+    def _nothing_owed(self, edge: datetime) -> bool:
+        """Whether the bill at an edge was let off."""
+        if edge not in self._let_off:
+            bill = self._rater.store.bill(self._subscription.id, edge)
+            self._let_off[edge] = bill is not None and bill.status in _LET_OFF
+        return self._let_off[edge]
 
     def _used(self, version: PlanVersion, first: date, last: date, late: Collection[str] | None) -> UsageByDay:
         if late is None and self._sealed is not None:
             return counted(self._sealed, self._meters(version), first, last)
         return self._rater.usage.exact(self._subscription, first, last, sorted(late or ()))
 
-    def starting(self, edge: datetime) -> Segment | None:
-        """The period that starts at the edge, charged in advance."""
+    def starting(self, edge: datetime, now: datetime) -> Segment | None:
+        """The period that starts at the edge, charged in advance: as far as it was lived, where it is over by `now`.
+
+        What is only planned may be taken back, so until it has come it shortens nothing.
+        """
         subscription = self._subscription
         span = in_force(subscription, edge)
         ended = subscription.end is not None and subscription.end <= edge
@@ -193,6 +263,7 @@ class _Parts:
         stretch = Stretch(edge, next_edge(edge, subscription.anchor), span)
         version = self._version(stretch)
         period = Period(stretch.start, stretch.end)
+        stops = paid_until(subscription, stretch)
         return Segment(
             period=period,
             nominal=nominal_period(edge, subscription.anchor),
@@ -201,6 +272,7 @@ class _Parts:
             version=version.number,
             anchor=subscription.anchor,
             since=paid_since(subscription, stretch),
+            until=stops if stops is not None and stops <= now else None,
             units=self._units(version),
         )
 
@@ -250,11 +322,22 @@ def paid_since(subscription: Subscription, stretch: Stretch) -> datetime:
     return since
 
 
+def paid_until(subscription: Subscription, stretch: Stretch) -> datetime | None:
+    """Until when the stretch's version is paid without a break, as far as is known; None for no end."""
+    stops = subscription.end
+    for span in timeline(subscription):
+        if span.start <= stretch.start:
+            continue
+        if not span.paid or (span.plan, span.version) != (stretch.span.plan, stretch.span.version):
+            return span.start if stops is None else min(stops, span.start)
+    return stops
+
+
 def top_ups_in(subscription: Subscription, period: Period) -> Mapping[str, int]:
     """Extra allowance given for a period, by meter."""
     found: dict[str, int] = {}
     for each in subscription.topups:
-        if period.holds(each.period_start):
+        if period.holds(each.counts_from):
             found[each.meter] = found.get(each.meter, 0) + each.quantity
     return found
 
@@ -279,7 +362,6 @@ def frozen(
     ahead: Sequence[rating.Ahead],
     late: tuple[str, ...],
     products: tuple[Product, ...],
-    since: datetime | None,
 ) -> BillLines:
     """A bill's content, ready to be stored; `counted_now`: what closed, and what was corrected, with all its usage."""
     return BillLines(
@@ -293,7 +375,6 @@ def frozen(
         subtotal=rated.subtotal,
         application_fee=rated.application_fee,
         late=late,
-        since=since,
         usage=tuple(
             (meter, day, quantity)
             for segment in counted_now
@@ -304,9 +385,13 @@ def frozen(
     )
 
 
-def _ahead_into(before: Sequence[BillLines], stretch: Stretch) -> tuple[rating.Ahead, ...]:
-    """What had been charged in advance when the stretch began."""
-    return next((each.ahead for each in reversed(before) if each.edge <= stretch.start), ())
+def _money_in(content: BillLines) -> Iterator[tuple[rating.Line, int]]:
+    """Each charge with what credits of money took off it: all but discounts, caps, and what a correction set off."""
+    segment = {each.id: each.segment for each in content.credits}
+    for line in content.lines:
+        for each in line.netted:
+            if each.kind in _MONEY and (each.kind != "adjustment" or segment.get(each.line) != line.segment):
+                yield line, each.amount
 
 
 def _last_day(stretch: Stretch) -> date:

@@ -153,7 +153,7 @@ class Imagined:
     """What is stored, and bills that were not made as if they had been: for whoever is several periods behind."""
 
     stored: rating_bills.Store
-    lines: Sequence[BillLines]
+    imagined: Sequence[BillLines]
 
     def plan_version(self, plan: str, number: int) -> PlanVersion | None:
         """One published version."""
@@ -165,7 +165,15 @@ class Imagined:
 
     def rated_before(self, sub: str, edge: datetime, since: datetime) -> tuple[BillLines, ...]:
         """The frozen lines of the bills before an edge, and the imagined ones."""
-        return (*self.stored.rated_before(sub, edge, since), *self.lines)
+        return (*self.stored.rated_before(sub, edge, since), *self.imagined)
+
+    def lines(self, sub: str, edge: datetime) -> BillLines | None:
+        """The lines of one bill, imagined or frozen."""
+        return next((each for each in self.imagined if each.edge == edge), None) or self.stored.lines(sub, edge)
+
+    def bill(self, sub: str, edge: datetime) -> Bill | None:
+        """One bill as it is stored."""
+        return self.stored.bill(sub, edge)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,12 +56,11 @@ class StripeInvoices:
             made = post(self.stripe, "/v1/invoices", params, options(wanted.account, key))
         return str(made["id"])
 
-    def add_lines(self, wanted: DraftRequest, invoice: str, lines: Sequence[InvoiceLine], tax: str) -> HeldInvoice:
-        """All lines in one call, each on the plan's product. Answers the draft as it is then.
+    def add_lines(self, wanted: DraftRequest, invoice: str, lines: Sequence[InvoiceLine]) -> HeldInvoice:
+        """All lines in one call, each on its plan's product. Answers the draft as it is then.
 
-        `tax` is the plan's tax behavior; unspecified leaves it to the account.
+        An unspecified tax behavior leaves it to the account.
         """
-        behavior = {} if tax == "unspecified" else {"tax_behavior": tax}
         sent = [
             {
                 "description": line.description[:DESCRIPTION],
@@ -71,7 +70,7 @@ class StripeInvoices:
                     "currency": wanted.currency,
                     "product": line.product,
                     "unit_amount": line.amount,
-                    **behavior,
+                    **({} if line.tax_behavior == "unspecified" else {"tax_behavior": line.tax_behavior}),
                 },
             }
             for line in lines[:MAX_LINES]
@@ -144,6 +143,7 @@ def _held(invoice: Mapping[str, Any]) -> HeldInvoice:
         currency=str(invoice["currency"]),
         customer=str(invoice["customer"]),
         subtotal=int(untaxed if untaxed is not None else invoice["total"]),
+        listed=int(invoice["subtotal"]),
         total=int(invoice["total"]),
         tax=sum(int(tax["amount"]) for tax in invoice.get("total_taxes") or ()),
         amount_paid=int(invoice["amount_paid"]),
