@@ -27,7 +27,7 @@ demo: ready ## the whole story on this machine; ACCESS_LOG=file takes a web serv
 	@$(PYTHON) -m local.demo $(if $(ACCESS_LOG),--access-log "$(ACCESS_LOG)")
 
 .PHONY: run
-run: ready ## keep the system up and print its addresses, tokens and a first curl; DOCKER=1 lets sam local in
+run: ready ## keep the system up, print its addresses, tokens and every event that goes out; DOCKER=1 lets sam local in
 	@$(PYTHON) -m local.run $(if $(DOCKER),--docker)
 
 .PHONY: test

@@ -153,7 +153,7 @@ def _events(system: "System", _request: Request, query: dict[str, list[str]]) ->
         {"id": each.id, "source": each.source, "type": each.detail_type, "detail": each.detail, "at": each.at}
         for each in system.outbox(int(after))
     ]
-    return _json({"events": events, "next": int(after) + len(events)})
+    return _json({"events": events, "next": system.events.total})
 
 
 def _failures(system: "System", _request: Request, _query: dict[str, list[str]]) -> Response:

@@ -19,6 +19,7 @@ from pathlib import Path
 from local.clock import Clock
 from local.containers import NoDockerError, reachable
 from local.loopback import PortInUseError
+from local.stores import BusEvent
 from local.system import LOOPBACK, ROOT, Ports, StripeAccount, System
 
 API_PORT = 8787
@@ -63,6 +64,7 @@ def announcement(system: System, sam_file: Path | None = None) -> str:
     lines = [
         f"API             {system.url}",
         f"control page    {system.url}/_local",
+        f"events          {system.url}/_local/events, and below as they are told",
         f"Stripe          {system.stripe_url}",
         f"AWS stand-ins   {system.aws_url}   (DynamoDB, SQS, SSM, EventBridge)",
         f"issuer          {system.identity.issuer}",
@@ -85,6 +87,11 @@ def announcement(system: System, sam_file: Path | None = None) -> str:
         "Ctrl-C stops it; nothing is kept.",
     ]
     return "\n".join(lines)
+
+
+def told(event: BusEvent) -> str:
+    """One line for an event that went out."""
+    return f"{event.at:%Y-%m-%dT%H:%M:%SZ} {event.detail_type} {json.dumps(event.detail, separators=(',', ':'))}"
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -129,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return 1
             sam_file = write_sam_environment(system, ROOT / ".local", host).relative_to(ROOT)
         print(announcement(system, sam_file), flush=True)
+        system.events.listener = lambda event: print(told(event), flush=True)
         stop.wait()
         print("stopping", flush=True)
     return 0

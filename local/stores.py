@@ -2,7 +2,7 @@
 
 import json
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
@@ -73,6 +73,8 @@ class MemoryEvents:
     def __init__(self, clock: Now) -> None:
         self.clock = clock
         self.recorded: deque[BusEvent] = deque(maxlen=KEPT_EVENTS)
+        self.total = 0
+        self.listener: Callable[[BusEvent], None] | None = None
         self.exceptions = exceptions("events")
         self._numbers = count(1)
 
@@ -93,8 +95,17 @@ class MemoryEvents:
             return {"ErrorCode": "MalformedDetail", "ErrorMessage": "Detail is malformed."}
         name = f"{next(self._numbers):08d}-0000-4000-8000-000000000000"
         bus = str(entry.get("EventBusName", "default")).rpartition("/")[2]
-        self.recorded.append(BusEvent(name, bus, entry["Source"], entry["DetailType"], detail, self.clock.now()))
+        event = BusEvent(name, bus, entry["Source"], entry["DetailType"], detail, self.clock.now())
+        self.recorded.append(event)
+        self.total += 1
+        if self.listener is not None:
+            self.listener(event)
         return {"EventId": name}
+
+    def since(self, position: int) -> list[BusEvent]:
+        """Those after so many, oldest first, as far as they are kept."""
+        kept = list(self.recorded)
+        return kept[max(0, position - (self.total - len(kept))) :]
 
 
 class MemoryS3:

@@ -387,7 +387,7 @@ class System:
 
     def outbox(self, after: int = 0) -> list[BusEvent]:
         """Events put on the bus, oldest first, from a position on."""
-        return list(self.events.recorded)[after:]
+        return self.events.since(after)
 
     def sam_environment(self, host: str = LOOPBACK) -> dict[str, dict[str, str]]:
         """What `sam local … --env-vars` takes: by logical id, the environment that leads to these stand-ins.

@@ -3,6 +3,10 @@
 import http.client
 import json
 import os
+import signal
+import subprocess
+import sys
+from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +20,7 @@ from local.clock import Clock
 from local.loopback import PortInUseError
 from local.run import announcement, stripe_account
 from local.stack import StreamTrigger
-from local.system import Ports, System
+from local.system import ROOT, Ports, System
 from local.triggers import StreamPoller, stream_record
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -376,6 +380,36 @@ def test_the_announcement_names_every_address(served: System) -> None:
     text = announcement(served, Path(".local/sam-env.json"))
     for each in (served.url, served.stripe_url, served.aws_url, "sam local start-api", ".local/sam-env.json"):
         assert each in text
+
+
+def test_every_event_is_printed_as_it_is_told(template: Path) -> None:
+    command = [sys.executable, "-m", "local.run", "--port", "0", "--template", str(template)]
+    paths = {"PYTHONPATH": os.pathsep.join((".", "layers/common/python"))}
+    environment = dict(os.environ) | paths
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as running:  # noqa: S603 # ours
+        try:
+            assert running.stdout is not None
+            lines = iter(running.stdout.readline, "")
+            url = next(line.split()[1] for line in lines if line.startswith("API"))
+            next(line for line in lines if line.startswith("Ctrl-C"))
+            assert ask(url, "POST", "/_local/clock", {"by": 2 * 86400})[0] == 200
+            printed = next(lines)
+        finally:
+            running.send_signal(signal.SIGINT)
+            running.wait(timeout=20)
+    at, kind, detail = printed.split(" ", 2)
+    assert datetime.fromisoformat(at).tzinfo is not None
+    assert (kind, list(json.loads(detail))) == ("message", ["tick"])
+
+
+def test_positions_of_events_hold_when_the_oldest_are_forgotten(served: System) -> None:
+    served.events.recorded = deque(maxlen=2)
+    for number in range(5):
+        served.events.put_events(Entries=[{"Source": "test", "DetailType": f"{number}", "Detail": "{}"}])
+    assert [each.detail_type for each in served.outbox(4)] == ["4"]
+    assert [each.detail_type for each in served.outbox(1)] == ["3", "4"]
+    status, page = ask(served.url, "GET", "/_local/events?after=4")
+    assert (status, [each["type"] for each in page["events"]], page["next"]) == (200, ["4"], 5)
 
 
 def test_sams_environment_leads_back_here(served: System) -> None:
