@@ -243,6 +243,7 @@ def post_bill_release(bill: str) -> Response[BillResponse]:
 
 @app.post("/bills/<bill>/waive", summary="Let a parked or held bill go, unpaid for ever", tags=BILLS)
 def post_bill_waive(bill: str, body: WaiveRequest) -> Response[BillResponse]:
+    """Its draft at Stripe is deleted. Where its invoice is finalized already: 409 `invoice_finalized`."""
     who = _who(*CHANGERS)
     after = runs.waive_bill(who, _bill(who, bill), body.reason, wiring.clock().now(), wiring.runs())
     return resolver.reply(BillResponse.of(after), rev=after.rev)

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from monetize import wiring
 from monetize.adapters.dynamo import keys
+from monetize.adapters.stripe.invoices import StripeInvoices
 from monetize.config import load
 from monetize.domain.invoices import Bill
 from monetize.domain.subscriptions import Subscriber
@@ -162,3 +164,76 @@ def test_a_ledger_that_still_disagrees_parks_the_bill_again(market: Market) -> N
     assert worked.outcome == "parked"
     assert market.bill(sub, FEBRUARY).reason == "ledger_mismatch"
     assert market.bill(sub, MARCH).status == "parked"
+
+
+# --- waived with something at Stripe ---
+
+
+def with_another_total(market: Market, monkeypatch: pytest.MonkeyPatch) -> Bill:
+    """February's bill, parked beside a draft that is not what was rated."""
+    sub = with_usage(market)
+    honest = StripeInvoices.add_lines
+
+    def one_cent_more(self: Any, *rest: Any) -> Any:
+        held = honest(self, *rest)
+        return replace(held, subtotal=held.subtotal + 1)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StripeInvoices, "add_lines", one_cent_more)
+        market.run_until(DUE + timedelta(hours=1))
+    bill = market.bill(sub, FEBRUARY)
+    assert (bill.status, bill.reason, bill.invoice is not None) == ("parked", "total_differs", True)
+    return bill
+
+
+def at_stripe(market: Market, bill: Bill) -> str | None:
+    """The status of its invoice; None when there is none."""
+    found = market.system.emulator.account(market.account).invoices.get(bill.invoice or "")
+    return None if found is None else found.get("status")
+
+
+def test_waiving_a_bill_deletes_its_draft(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    bill = with_another_total(market, monkeypatch)
+    assert market.ask("POST", f"/bills/{bill.id}/waive", {"reason": "ours"}).body["status"] == "waived"
+    assert at_stripe(market, bill) is None
+
+
+def test_a_bill_whose_invoice_can_be_paid_is_not_waived(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    bill = with_another_total(market, monkeypatch)
+    params = {"auto_advance": False}
+    wiring.stripe().v1.invoices.finalize_invoice(bill.invoice, params, {"stripe_account": market.account})
+    assert market.ask("POST", f"/bills/{bill.id}/waive", {"reason": "ours"}).code == "invoice_finalized"
+    assert (market.bill(bill.subscription, FEBRUARY).status, at_stripe(market, bill)) == ("parked", "open")
+    assert market.ask("POST", f"/bills/{bill.id}/release").status == 200
+    market.run(minutes=2)
+    assert (market.bill(bill.subscription, FEBRUARY).status, at_stripe(market, bill)) == ("paid", "paid")
+
+
+def test_a_draft_that_is_finalized_while_its_bill_is_waived_keeps_the_bill(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bill = with_another_total(market, monkeypatch)
+    honest = StripeInvoices.retrieve
+
+    def then_finalized(self: Any, account: str, invoice: str) -> Any:
+        held = honest(self, account, invoice)
+        wiring.stripe().v1.invoices.finalize_invoice(invoice, {}, {"stripe_account": account})
+        return held
+
+    monkeypatch.setattr(StripeInvoices, "retrieve", then_finalized)
+    assert market.ask("POST", f"/bills/{bill.id}/waive", {"reason": "ours"}).code == "invoice_finalized"
+    assert market.bill(bill.subscription, FEBRUARY).status == "parked"
+
+
+@pytest.mark.parametrize("how", ["voided", "deleted", "left"])
+def test_what_nobody_can_pay_any_more_is_waived(market: Market, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    bill = with_another_total(market, monkeypatch)
+    invoices, on = wiring.stripe().v1.invoices, {"stripe_account": market.account}
+    if how == "voided":
+        invoices.finalize_invoice(bill.invoice, {}, on)
+        invoices.void_invoice(bill.invoice, {}, on)
+    elif how == "deleted":
+        invoices.delete(bill.invoice, None, on)
+    else:
+        market.system.emulator.deauthorize(market.account)
+    assert market.ask("POST", f"/bills/{bill.id}/waive", {"reason": "ours"}).body["status"] == "waived"

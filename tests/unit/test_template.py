@@ -33,6 +33,7 @@ CALLS_STRIPE = {
     "subscribe",
     "apply_stripe_event",
     "bill_subscription",
+    "billing_run",
     "reconcile",
     "reports",
 }

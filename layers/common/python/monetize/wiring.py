@@ -477,6 +477,7 @@ def runs() -> Any:
         queue=billing_queue(),
         ids=ids(),
         rate=lambda lines: Rater(Imagined(table, lines), counted, seal=False),
+        invoices=stripe_invoices,
     )
 
 

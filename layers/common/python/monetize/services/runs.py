@@ -12,7 +12,18 @@ from typing import Any, Final, Protocol
 
 from monetize.domain import states
 from monetize.domain.audit import AuditEntry
-from monetize.domain.errors import Conflict, Forbidden, Invalid, NotFound, PreconditionFailed, Refusal, Unavailable
+from monetize.domain.collecting import HeldInvoice
+from monetize.domain.errors import (
+    AccountUnreachable,
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotFound,
+    PreconditionFailed,
+    ProviderRefused,
+    Refusal,
+    Unavailable,
+)
 from monetize.domain.invoices import Bill, BillLines, Due
 from monetize.domain.meters import Meter
 from monetize.domain.money import currency_of
@@ -124,6 +135,13 @@ class Rate(Protocol):
     ) -> BillLines: ...
 
 
+class Invoices(Protocol):
+    """The payment provider's invoices."""
+
+    def retrieve(self, account: str, invoice: str) -> HeldInvoice: ...
+    def delete_draft(self, account: str, invoice: str) -> None: ...
+
+
 class Queue(Protocol):
     """To the workers."""
 
@@ -139,13 +157,17 @@ class Ids(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What runs work with. `rate(lines)` rates after the bills whose lines are given as if they had been stored."""
+    """What runs work with. `rate(lines)` rates after the bills whose lines are given as if they had been stored.
+
+    The provider's invoices are asked only about a bill that is waived after it had a draft.
+    """
 
     runs: Runs
     store: Store
     queue: Queue
     ids: Ids
     rate: Callable[[Sequence[BillLines]], Rate]
+    invoices: Callable[[], Invoices]
 
 
 @dataclass(frozen=True, slots=True)
@@ -616,8 +638,13 @@ def release_bill(who: Who, bill: Bill, now: datetime, ports: Ports) -> Bill:
 
 
 def waive_bill(who: Who, bill: Bill, reason: str, now: datetime, ports: Ports) -> Bill:
-    """Let a parked or held bill go: it is never sent. A draft it may have at Stripe is deleted by reconciliation."""
+    """Let a parked or held bill go: it is never sent, and the draft that it may have at Stripe is deleted.
+
+    Conflict `invoice_finalized` where the invoice is there to be paid: who waived the bill would leave it so.
+    """
     after = replace(bill, status=states.BILL.move(bill.status, "waive"), reason=reason, next_at=None)
+    if bill.invoice is not None:
+        _drop(bill, bill.invoice, ports)
     entry = _entry(
         who,
         bill.publisher,
@@ -632,6 +659,25 @@ def waive_bill(who: Who, bill: Bill, reason: str, now: datetime, ports: Ports) -
     if following := let_follow(replace(kept, next_at=to_the_second(now)), ports.store):
         ports.queue.send({"kind": "bill", "id": following.id}, group=following.publisher)
     return kept
+
+
+def _drop(bill: Bill, invoice: str, ports: Ports) -> None:
+    """Delete the draft; one that is gone, was voided, or lies on an account that left us cannot be paid."""
+    try:
+        status = ports.invoices().retrieve(bill.account, invoice).status
+        if status == "draft":
+            ports.invoices().delete_draft(bill.account, invoice)
+            return
+    except (NotFound, AccountUnreachable):
+        return
+    except ProviderRefused:  # a worker that had stalled finalized it in between
+        status = "open"
+    if status != "void":
+        raise Conflict(
+            "invoice_finalized",
+            "Its invoice is finalized at Stripe. Release the bill, which records it; then void or credit the invoice.",
+            invoice=invoice,
+        )
 
 
 # ---- a sandbox's own clock ----
