@@ -54,7 +54,7 @@ def _one(record: SQSRecord) -> None:
 
 
 def _shard(message: dict[str, Any], now: datetime) -> billing.Worked:
-    return _fan_out(int(message["shard"]), str(message.get("scope", "")), str(message.get("run", "")), now)
+    return _fan_out(int(message["shard"]), "", str(message.get("run", "")), now)
 
 
 def _scope(message: dict[str, Any], now: datetime) -> billing.Worked:

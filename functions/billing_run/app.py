@@ -263,7 +263,7 @@ def _tick() -> None:
     """Every shard of the common to-do list, and every sandbox that has a clock of its own."""
     now, ports = wiring.clock().now(), wiring.runs()
     run = runs.at_tick(now, ports)
-    messages = [*running.shards(run=run), *runs.scope_messages(ports)]
+    messages = [*running.shards(run), *runs.scope_messages(ports)]
     lost = wiring.billing_queue().send_many(messages)
     if lost:
         raise Unavailable("queue_unavailable", "The queue does not take messages now.")  # the schedule tries again

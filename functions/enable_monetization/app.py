@@ -19,6 +19,7 @@ from monetize.http.onboarding_schemas import (
     EnableResponse,
     FeeBody,
     PublisherResponse,
+    SandboxResponse,
     SettingsBody,
 )
 from monetize.services import onboarding
@@ -87,6 +88,14 @@ def put_fee(publisher: str, body: FeeBody) -> Response[FeeBody]:
     now, ports = wiring.clock().now(), wiring.onboarding()
     after = onboarding.set_fee(person, publisher, body.percent, body.fixed, rev, now, ports)
     return resolver.reply(FeeBody.of(after), rev=after.rev)
+
+
+@app.post("/monetization/publishers/<publisher>/sandbox", summary="Give one publisher its own clock", tags=OPERATING)
+def post_sandbox(publisher: str) -> Response[SandboxResponse]:
+    """For ever, in test mode alone, before anybody subscribed: its administrator then moves the clock forward."""
+    person, now = _person(resolver.who(app, OPERATOR)), wiring.clock().now()
+    made = onboarding.make_sandbox(person, publisher, now, wiring.onboarding())
+    return resolver.reply(SandboxResponse.of(made, now), rev=made.rev)
 
 
 @app.delete("/monetization", summary="Stop billing and let the Stripe account go", tags=["onboarding"])

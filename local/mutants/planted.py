@@ -55,7 +55,7 @@ PLANTED = (
     _(
         "services/billing.py",
         "done_before_recorded",
-        """    ports.store.record_invoice(invoice)
+        """    ports.store.record_invoice(record(bill, held, publisher, now))
     if held.status == "open" and held.collection == "send_invoice":
         ports.invoices.send(wanted.account, held.id, bill.id)  # nothing comes back to a bill that says it is sent
     sent = replace(bill, status=states.BILL.move(bill.status, "send"), sent_at=now, next_at=None)
@@ -65,7 +65,7 @@ PLANTED = (
         ports.invoices.send(wanted.account, held.id, bill.id)
     sent = replace(bill, status=states.BILL.move(bill.status, "send"), sent_at=now, next_at=None)
     ports.store.save(sent)
-    ports.store.record_invoice(invoice)
+    ports.store.record_invoice(record(bill, held, publisher, now))
 """,
         "sent is said before the invoice is on record: a crash between loses it",
         "crash month 0-1",
@@ -73,7 +73,7 @@ PLANTED = (
     _(
         "services/billing.py",
         "off_the_list_when_claimed",
-        "            next_at=now + LEASE,\n            created_at=at,",
+        "            next_at=at + LEASE,\n            created_at=at,",
         "            next_at=None,\n            created_at=at,",
         "a claimed bill is not in the to-do list: a crash leaves it for ever",
         "crash month 0-1",
@@ -90,7 +90,7 @@ PLANTED = (
     _(
         "services/billing.py",
         "no_look_before_creating_late",
-        "if bill.belated or now - bill.created_at > KEY_LIFE else None",
+        "if bill.belated or at - bill.created_at > KEY_LIFE else None",
         "if bill.belated else None",
         "a draft whose key Stripe forgot is made a second time",
         SIMULATION + "test_worlds.py -k forgot",

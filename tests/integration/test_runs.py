@@ -376,33 +376,6 @@ def test_a_bill_of_ten_thousand_lines_is_stored_and_read(market: Market) -> None
     assert len(content.invoice_lines()) == 250
 
 
-# --- a sandbox's own clock ---
-
-
-def test_a_sandbox_bills_the_next_months_by_its_own_clock(market: Market) -> None:
-    market.sell("sandbox", sandbox=True)
-    sub = market.subscribe(pub="sandbox")
-    real = with_usage(market, 0)
-    market.run(minutes=1)
-    to = "2026-04-02T01:00:00Z"
-    moved = market.ask("POST", "/billing-runs/clock", {"to": to}, org="sandbox")
-    assert moved.body["now"] == to
-    market.run(minutes=1)
-    for month in (2, 3, 4):
-        assert market.bill(sub, datetime(2026, month, 1, tzinfo=UTC)).subtotal == 4900
-    assert market.subscription(sub).next_edge == datetime(2026, 5, 1, tzinfo=UTC)
-    assert market.subscription(real).next_edge == FEBRUARY
-
-
-def test_a_clock_of_ones_own_is_for_sandboxes_and_goes_forward(market: Market) -> None:
-    assert market.ask("POST", "/billing-runs/clock", {"to": "2026-04-01T00:00:00Z"}).code == "not_a_sandbox"
-    market.sell("sandbox", sandbox=True)
-    assert market.ask("POST", "/billing-runs/clock", {"to": "2026-01-01T00:00:00Z"}, org="sandbox").code == (
-        "clock_goes_forward"
-    )
-    assert market.ask("POST", "/billing-runs/clock", {"to": "2036-01-01T00:00:00Z"}, org="sandbox").code == "too_far"
-
-
 # --- what if ---
 
 

@@ -100,6 +100,11 @@ def yearly_fees(terms: PlanTerms | None) -> int:
     return sum((charge.amount or 0) * (12 if charge.interval == "month" else 1) for charge in terms.charges)
 
 
+def scope_of(publisher: Publisher) -> str:
+    """The part of the to-do list where its entries stand: a sandbox has one of its own, by its own time."""
+    return publisher.id if publisher.sandbox else ""
+
+
 def time_of(publisher: Publisher, now: datetime) -> datetime:
     """The publisher's own time: the clock's, or a sandbox's ahead of it. Whole seconds."""
     return to_the_second(now + timedelta(seconds=publisher.clock_offset_seconds))

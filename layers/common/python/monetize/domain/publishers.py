@@ -1,7 +1,10 @@
 """A publisher: the tenant, its link to its own Stripe account, and how it wants to bill."""
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
+
+MOST_AHEAD: Final = timedelta(days=1100)  # a sandbox's clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

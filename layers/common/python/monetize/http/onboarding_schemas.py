@@ -1,9 +1,11 @@
 """Requests and answers of onboarding."""
 
+from datetime import datetime
 from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
+from monetize.domain.offers import time_of
 from monetize.domain.publishers import BillingSettings, Publisher
 from monetize.http.schemas import (
     Bool,
@@ -113,6 +115,7 @@ class PublisherResponse(ResponseModel):
     pending: AccountResponse | None
     settings: dict[str, object]
     fee: FeeBody
+    sandbox: bool
     created_at: Instant
     enabled_at: Instant | None
 
@@ -129,9 +132,23 @@ class PublisherResponse(ResponseModel):
             pending=AccountResponse.model_validate(pending) if pending else None,
             settings=settings.model_dump(),
             fee=FeeBody.of(publisher),
+            sandbox=publisher.sandbox,
             created_at=publisher.created_at,
             enabled_at=publisher.enabled_at,
         )
+
+
+class SandboxResponse(ResponseModel):
+    """A publisher with a clock of its own, and what it shows."""
+
+    publisher: str
+    sandbox: bool
+    now: Instant
+
+    @classmethod
+    def of(cls, publisher: Publisher, now: datetime) -> Self:
+        """From the domain."""
+        return cls(publisher=publisher.id, sandbox=publisher.sandbox, now=time_of(publisher, now))
 
 
 class EnableResponse(ResponseModel):

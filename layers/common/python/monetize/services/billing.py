@@ -21,9 +21,9 @@ from monetize.domain.errors import (
     Refusal,
 )
 from monetize.domain.invoices import Bill, BillLines, Invoice
-from monetize.domain.offers import time_of
+from monetize.domain.offers import scope_of, time_of
 from monetize.domain.plans import PlanVersion
-from monetize.domain.publishers import Publisher
+from monetize.domain.publishers import MOST_AHEAD, Publisher
 from monetize.domain.subscriptions import Subscriber, Subscription, bill_due_at, billed, discounts_in_force
 from monetize.domain.usage import LedgerMismatch
 from monetize.services.subscribing import settled
@@ -151,7 +151,8 @@ def _each_due(sub: str, now: datetime, ports: Ports) -> Iterator[Worked]:
         at, grace = time_of(publisher, now), publisher.settings.grace_hours
         if subscription.due_at is None or subscription.due_at > at:
             break
-        moved = settled(subscription, publisher, at)
+        # Who subscribed in the moment in which its publisher was made a sandbox stands in the common part until now.
+        moved = replace(settled(subscription, publisher, at), due_scope=scope_of(publisher))
         edge = moved.next_edge
         if edge is None or bill_due_at(moved, edge, grace) > at:
             if moved == subscription or not ports.store.move(subscription, moved):
@@ -168,7 +169,8 @@ def _each_due(sub: str, now: datetime, ports: Ports) -> Iterator[Worked]:
             edge=edge,
             last=moved.end is not None and edge >= moved.end,
             discounts=discounts_in_force(moved),
-            next_at=now + LEASE,
+            due_scope=scope_of(publisher),
+            next_at=at + LEASE,
             created_at=at,
             belated=at - bill_due_at(moved, edge, grace) > KEY_LIFE,
         )
@@ -383,19 +385,19 @@ def _collect(
     bill: Bill, frozen: BillLines, publisher: Publisher, now: datetime, ports: Ports, *, placed: bool
 ) -> Worked:
     """Draft → lines → compare → finalize → recorded → paid. At most four writes at Stripe."""
-    wanted = _request(bill, publisher, ports)
+    wanted, at = _request(bill, publisher, ports), time_of(publisher, now)
     if not placed and (wait := ports.throttle.reserve(wanted.account, now)) > 0:
-        if bill.next_at is not None and now + timedelta(seconds=wait) >= bill.next_at:
+        if bill.next_at is not None and at + timedelta(seconds=wait) >= bill.next_at:
             # No tick may enqueue it before its place comes: it would take a second one.
-            ports.store.save(replace(bill, next_at=now + timedelta(seconds=wait) + LEASE))
+            ports.store.save(replace(bill, next_at=at + timedelta(seconds=wait) + LEASE))
         return Worked("waiting", bill.id, again_in=wait)
     lines = frozen.invoice_lines()
     if bill.invoice is None:
-        bill, held = _draft(bill, wanted, lines, now, ports)
+        bill, held = _draft(bill, wanted, lines, at, ports)
     else:
         if bill.status == "rated":  # released after it was parked with a draft
             bill = ports.store.save(replace(bill, status=states.BILL.move(bill.status, "draft")))
-        bill, held = _resume(bill, wanted, lines, now, ports)
+        bill, held = _resume(bill, wanted, lines, at, ports)
     found = differences(held, lines, bill.currency, wanted.customer)
     if held.status == "draft":
         if found:
@@ -403,9 +405,7 @@ def _collect(
         held = ports.invoices.finalize(wanted.account, held.id, bill.id)
     if held.status not in ("open", "paid"):
         raise Parked(f"invoice_{held.status}")
-    # A tenant with a clock of its own has its own part of the to-do list.
-    invoice = replace(record(bill, held, now), due_scope=publisher.id if publisher.sandbox else "")
-    ports.store.record_invoice(invoice)
+    ports.store.record_invoice(record(bill, held, publisher, now))
     if held.status == "open" and held.collection == "send_invoice":
         ports.invoices.send(wanted.account, held.id, bill.id)  # nothing comes back to a bill that says it is sent
     sent = replace(bill, status=states.BILL.move(bill.status, "send"), sent_at=now, next_at=None)
@@ -449,14 +449,14 @@ def _request(bill: Bill, publisher: Publisher, ports: Ports) -> DraftRequest:
 
 
 def _draft(
-    bill: Bill, wanted: DraftRequest, lines: Sequence[InvoiceLine], now: datetime, ports: Ports
+    bill: Bill, wanted: DraftRequest, lines: Sequence[InvoiceLine], at: datetime, ports: Ports
 ) -> tuple[Bill, HeldInvoice]:
     """Make the attempt's draft, store its id under a condition, then fill it.
 
     The publisher's settings are in the request. Where they changed since it was sent, what was made then is the
     attempt's; should nothing be left of it, another attempt begins.
     """
-    before = _made_before(wanted, bill, ports) if bill.belated or now - bill.created_at > KEY_LIFE else None
+    before = _made_before(wanted, bill, ports) if bill.belated or at - bill.created_at > KEY_LIFE else None
     try:
         made = before.id if before is not None else ports.invoices.create_draft(wanted)
     except ProviderRefused as refused:
@@ -465,7 +465,7 @@ def _draft(
         before = _made_before(wanted, bill, ports)
         if before is None:
             again = ports.store.save(replace(bill, attempt=bill.attempt + 1))
-            return _draft(again, replace(wanted, attempt=again.attempt), lines, now, ports)
+            return _draft(again, replace(wanted, attempt=again.attempt), lines, at, ports)
         made = before.id
     bill = ports.store.save(
         replace(bill, status=states.BILL.move(bill.status, "draft"), invoice=made, account=wanted.account)
@@ -482,6 +482,8 @@ def _made_before(wanted: DraftRequest, bill: Bill, ports: Ports) -> HeldInvoice 
     empty draft of this attempt.
     """
     since = min(bill.edge, bill.created_at) - KEY_LIFE
+    if bill.due_scope:  # Stripe knows the real time, and these are of a clock that is ahead of it
+        since -= MOST_AHEAD
     made = [each for each in ports.invoices.of_customer(wanted.account, wanted.customer, since) if each.bill == bill.id]
     sent = [each for each in made if each.status != "draft"]
     drafts = [each for each in made if each.attempt == bill.attempt and each.status == "draft" and not each.lines]
@@ -489,7 +491,7 @@ def _made_before(wanted: DraftRequest, bill: Bill, ports: Ports) -> HeldInvoice 
 
 
 def _resume(
-    bill: Bill, wanted: DraftRequest, lines: Sequence[InvoiceLine], now: datetime, ports: Ports
+    bill: Bill, wanted: DraftRequest, lines: Sequence[InvoiceLine], at: datetime, ports: Ports
 ) -> tuple[Bill, HeldInvoice]:
     """Read the stored draft: the same lines → go on; otherwise delete it and start the next attempt."""
     held = _stored(bill, wanted, ports)
@@ -506,7 +508,7 @@ def _resume(
     again = ports.store.save(
         replace(bill, status=states.BILL.move(bill.status, "redraft"), invoice=None, attempt=bill.attempt + 1)
     )
-    return _draft(again, replace(wanted, attempt=again.attempt), lines, now, ports)
+    return _draft(again, replace(wanted, attempt=again.attempt), lines, at, ports)
 
 
 def _stored(bill: Bill, wanted: DraftRequest, ports: Ports) -> HeldInvoice | None:
@@ -517,7 +519,7 @@ def _stored(bill: Bill, wanted: DraftRequest, ports: Ports) -> HeldInvoice | Non
         return None
 
 
-def record(bill: Bill, held: HeldInvoice, now: datetime) -> Invoice:
+def record(bill: Bill, held: HeldInvoice, publisher: Publisher, now: datetime) -> Invoice:
     """Our record of an invoice, in the to-do list until its payment is known."""
     return Invoice(
         id=invoice_id(bill),
@@ -534,7 +536,8 @@ def record(bill: Bill, held: HeldInvoice, now: datetime) -> Invoice:
         tax=held.tax,
         amount_remaining=held.amount_remaining,
         number=held.number,
-        next_attempt_at=now + LEASE,
+        due_scope=scope_of(publisher),
+        next_attempt_at=time_of(publisher, now) + LEASE,
         issued_at=now,
     )
 

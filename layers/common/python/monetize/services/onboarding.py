@@ -57,6 +57,8 @@ class Publishers(Protocol):
     ) -> Publisher: ...
     def sells(self, publisher: str) -> bool: ...
     def unbilled(self, publisher: str) -> int: ...
+    def subscribed(self, publisher: str) -> bool: ...
+    def make_sandbox(self, publisher: Publisher, entry: AuditEntry) -> Publisher: ...
     def abandoned_links(self, now: datetime) -> list[Publisher]: ...
 
 
@@ -287,6 +289,23 @@ def set_fee(
 
 def _fee(publisher: Publisher) -> dict[str, str]:
     return {"percent": publisher.fee_percent, "fixed": str(publisher.fee_fixed)}
+
+
+def make_sandbox(person: Person, publisher: str, now: datetime, ports: Ports) -> Publisher:
+    """Give a publisher of a test stack a clock of its own, for ever; again: the same.
+
+    Only before anybody subscribed: what is in the common to-do list is due by the common time. Conflict `live_mode`,
+    `has_subscriptions`.
+    """
+    found = any_publisher(publisher, ports)
+    if found.sandbox:
+        return found
+    if ports.livemode or (found.stripe is not None and found.stripe.livemode):
+        raise Conflict("live_mode", "Who charges real money has no clock of its own.")
+    if ports.publishers.subscribed(publisher):
+        raise Conflict("has_subscriptions", "Somebody subscribed already, by the common time.")
+    entry = _entry(person, "monetization.sandbox", publisher, now, ports, after={"sandbox": "true"})
+    return ports.publishers.make_sandbox(replace(found, sandbox=True), entry)
 
 
 @dataclass(frozen=True, slots=True)

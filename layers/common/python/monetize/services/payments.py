@@ -35,7 +35,7 @@ from monetize.domain.dunning import (
 )
 from monetize.domain.errors import AccountUnreachable, CardDeclined, NotFound, PreconditionFailed, ProviderRefused
 from monetize.domain.invoices import Bill, Invoice
-from monetize.domain.offers import time_of
+from monetize.domain.offers import scope_of, time_of
 from monetize.domain.plans import PlanVersion
 from monetize.domain.publishers import Publisher
 from monetize.domain.subscriptions import Customer, Step, Subscriber, Subscription, called_off_at, noted, scheduled
@@ -337,7 +337,7 @@ def adopt(found: Collected, bill: Bill, now: datetime, ports: Ports, event: tupl
         currency=found.currency,
         amount=bill.subtotal,
         application_fee=bill.application_fee,
-        due_scope=publisher.id if publisher is not None and publisher.sandbox else "",
+        due_scope=scope_of(publisher) if publisher is not None else "",
         next_attempt_at=at,
         issued_at=found.created,
     )

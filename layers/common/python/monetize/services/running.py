@@ -49,12 +49,10 @@ class FannedOut:
     oldest: datetime | None
 
 
-def shards(scope: str = "", run: str = "") -> list[tuple[Mapping[str, object], str]]:
+def shards(run: str = "") -> list[tuple[Mapping[str, object], str]]:
     """One message for each shard, to the workers. `run` is the run that what they find belongs to."""
     belongs = {"run": run} if run else {}
-    return [
-        ({"kind": "shard", "shard": shard, "scope": scope, **belongs}, f"shard-{shard:02d}") for shard in range(SHARDS)
-    ]
+    return [({"kind": "shard", "shard": shard, **belongs}, f"shard-{shard:02d}") for shard in range(SHARDS)]
 
 
 def fan_out(shard: int, now: datetime, ports: Ports, scope: str = "", run: str = "") -> FannedOut:

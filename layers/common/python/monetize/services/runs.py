@@ -27,10 +27,10 @@ from monetize.domain.errors import (
 from monetize.domain.invoices import Bill, BillLines, Due
 from monetize.domain.meters import Meter
 from monetize.domain.money import currency_of
-from monetize.domain.offers import time_of
+from monetize.domain.offers import scope_of, time_of
 from monetize.domain.periods import Period, to_the_second
 from monetize.domain.plans import Plan, PlanTerms, PlanVersion
-from monetize.domain.publishers import Publisher
+from monetize.domain.publishers import MOST_AHEAD, Publisher
 from monetize.domain.rating import UsageByDay, preview
 from monetize.domain.runs import (
     Hold,
@@ -64,7 +64,6 @@ STEPS: Final = 10  # of one message
 LOOKED_AT: Final = 1_000  # entries of the to-do list read at once
 MOST_EDGES: Final = 24  # of one subscription: two years behind
 AHEAD: Final = timedelta(days=62)  # how far into the future a dry run may look
-MOST_AHEAD: Final = timedelta(days=1100)  # a sandbox's clock
 
 
 class Runs(Protocol):
@@ -92,7 +91,7 @@ class Runs(Protocol):
     def tallied(self, run_id: str) -> tuple[PublisherTotals, datetime | None]: ...
     def hold(self) -> Hold | None: ...
     def set_hold(self, hold: Hold | None, entry: AuditEntry) -> None: ...
-    def save_publisher(self, publisher: Publisher, entry: AuditEntry, *, scoped: bool = False) -> Publisher: ...
+    def save_publisher(self, publisher: Publisher, entry: AuditEntry) -> Publisher: ...
     def scopes(self) -> tuple[str, ...]: ...
     def forget_leases(self, shards: Iterable[int], scope: str) -> None: ...
     def settle_bill(self, bill: Bill, entry: AuditEntry) -> Bill: ...
@@ -219,7 +218,7 @@ def begin_dry(who: Who, publisher: str, through: datetime | None, now: datetime,
     if publisher:
         seller = _publisher(publisher, ports)
         clock = time_of(seller, now)
-        scope = seller.id if seller.sandbox else ""
+        scope = scope_of(seller)
     until = to_the_second(through or clock)
     if until > clock + AHEAD:
         raise Invalid("too_far", f"A dry run looks at most {AHEAD.days} days ahead.")
@@ -588,7 +587,8 @@ def release(who: Who, publisher: str, now: datetime, ports: Ports) -> None:
     if not publisher:
         entry = _entry(who, "", "billing.release", "*", now, ports.ids)
         ports.runs.set_hold(None, entry)
-        scope = ""
+        messages = [*running.shards(at_tick(now, ports)), *scope_messages(ports)]
+        scopes = ("", *ports.runs.scopes())
     else:
         seller = _publisher(publisher, ports)
         if seller.held_by_operator and not who.operator:
@@ -597,9 +597,11 @@ def release(who: Who, publisher: str, now: datetime, ports: Ports) -> None:
             entry = _entry(who, publisher, "billing.release", publisher, now, ports.ids)
             after = replace(seller, held_at=None, held_reason="", held_by_operator=False)
             ports.runs.save_publisher(after, entry)
-        scope = seller.id if seller.sandbox else ""
-    ports.runs.forget_leases(range(running.SHARDS), scope)
-    _enqueue(running.shards(scope), ports.queue)
+        scopes = (scope_of(seller),)
+        messages = [_scope_message(seller.id)] if seller.sandbox else running.shards(at_tick(now, ports))
+    for scope in scopes:
+        ports.runs.forget_leases(range(running.SHARDS), scope)
+    _enqueue(messages, ports.queue)
 
 
 # ---- parked and held bills ----
@@ -698,15 +700,19 @@ def move_clock(who: Who, publisher: str, to: datetime, now: datetime, ports: Por
         raise Invalid("too_far", f"A clock is at most {MOST_AHEAD.days} days ahead.")
     after = replace(seller, clock_offset_seconds=offset)
     entry = _entry(who, publisher, "clock.move", publisher, now, ports.ids, after={"to": to.isoformat()})
-    kept = ports.runs.save_publisher(after, entry, scoped=True)
+    kept = ports.runs.save_publisher(after, entry)
     ports.runs.forget_leases(range(running.SHARDS), publisher)
-    _enqueue([({"kind": "scope", "scope": publisher}, publisher)], ports.queue)
+    _enqueue([_scope_message(publisher)], ports.queue)
     return kept
 
 
 def scope_messages(ports: Ports) -> list[tuple[Mapping[str, object], str]]:
-    """One message for each sandbox whose clock was moved."""
-    return [({"kind": "scope", "scope": pub}, pub) for pub in ports.runs.scopes()]
+    """One message for each sandbox."""
+    return [_scope_message(pub) for pub in ports.runs.scopes()]
+
+
+def _scope_message(pub: str) -> tuple[Mapping[str, object], str]:
+    return {"kind": "scope", "scope": pub}, pub
 
 
 # ---- what if ----

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from monetize.domain import states
 from monetize.domain.errors import Conflict, Invalid, NotFound, PreconditionFailed
-from monetize.domain.offers import Offer, check_open, in_advance, time_of
+from monetize.domain.offers import Offer, check_open, in_advance, scope_of, time_of
 from monetize.domain.plans import PlanVersion
 from monetize.domain.publishers import Publisher
 from monetize.domain.subscriptions import (
@@ -162,7 +162,7 @@ def _ordered(person: Person, order: Order, offer: Offer, at: datetime, ports: Po
         account=link.account if commercial and link is not None else "",
         invoice_email=order.invoice_email or (order.contact.email if order.contact else ""),
         spend_cap=order.spend_cap,
-        due_scope=offer.publisher.id if offer.publisher.sandbox else "",
+        due_scope=scope_of(offer.publisher),
         pending_until=at + (APPROVAL_LIFE if offer.approval else PENDING_LIFE),
         created_at=at,
     )

@@ -85,6 +85,10 @@ class PublisherTable:
             raise PreconditionFailed("changed_meanwhile", "The publisher changed since it was read.") from None
         return replace(publisher, rev=publisher.rev + 1)
 
+    def make_sandbox(self, publisher: Publisher, entry: AuditEntry) -> Publisher:
+        """It has a part of the to-do list of its own from now on, which every tick looks at."""
+        return self.save(publisher, entry, [claim(keys.scope(publisher.id))])
+
     def enable(
         self, publisher: Publisher, tiers: tuple[Tier, ...], release_account: str | None, entry: AuditEntry
     ) -> Publisher:
@@ -118,6 +122,10 @@ class PublisherTable:
     def unbilled(self, publisher: str) -> int:
         """How many subscriptions have a bill still to come."""
         return sum(it.next_edge is not None for it in self._subscriptions(publisher))
+
+    def subscribed(self, publisher: str) -> bool:
+        """Whether anybody ever subscribed."""
+        return bool(self._table.query(keys.publisher_subscription(publisher).pk, "SUB#", limit=1).items)
 
     def _subscriptions(self, publisher: str) -> Any:
         after: str | None = None

@@ -371,20 +371,16 @@ class RunTable:
         item = place | {"by": {"S": hold.by}, "reason": {"S": hold.reason}, "since": {"S": keys.instant(hold.since)}}
         self.table.write(Op("Put", {"Item": item}), put(entry))
 
-    def save_publisher(self, publisher: Publisher, entry: AuditEntry, *, scoped: bool = False) -> Publisher:
-        """A publisher as it was read becomes another; `scoped`: from now on the tick looks at its own to-do list."""
-        ops = [put(publisher), put(entry)]
-        if scoped:
-            key = keys.scope(publisher.id)
-            ops.append(Op("Put", {"Item": {"pk": {"S": key.pk}, "sk": {"S": key.sk}}}))
+    def save_publisher(self, publisher: Publisher, entry: AuditEntry) -> Publisher:
+        """A publisher as it was read becomes another."""
         try:
-            self.table.write(*ops)
+            self.table.write(put(publisher), put(entry))
         except Lost:
             raise PreconditionFailed(*CHANGED) from None
         return replace(publisher, rev=publisher.rev + 1)
 
     def scopes(self) -> tuple[str, ...]:
-        """Publishers whose clock was moved."""
+        """Sandboxes: publishers with a part of the to-do list of their own."""
         return tuple(item["sk"]["S"] for item in self.table.query(keys.scope().pk).items)
 
     def forget_leases(self, shards: Iterable[int], scope: str) -> None:
