@@ -1,0 +1,183 @@
+"""Whole lives, to the cent: each instant is paid for once, by the version it was lived under, whatever happened."""
+
+import pytest
+
+from tests.integration.life_fixtures import Begin, Life, calls, flat, life, terms
+
+__all__ = ["life"]
+
+A_DOLLAR_A_DAY = terms(flat(3100), calls())  # in January
+YEARLY = terms(flat(36500, interval="year"), calls())
+
+
+# --- changes, pauses and ends within a month ---
+
+
+def test_a_cancellation_after_a_change_to_other_charges_gives_back_the_new_ones_rest(life: Begin) -> None:
+    it = life(A_DOLLAR_A_DAY, {"Silver": terms(flat(6200, "silver"), calls("requests"))})
+    it.until("01-11")
+    it.do("change", tier=it.tiers["Silver"], when="now")
+    it.until("01-21")
+    it.do("cancel", when="now")
+    it.until("01-25")
+    # 21 days at a dollar come back and 21 at two are charged; ten and a half of those come back
+    assert (it.asked(), it.given_back()) == ([3100, 4200 - 2100, 0], 2100)
+
+
+def test_two_pauses_in_a_month_give_back_each_day_once(life: Begin) -> None:
+    it = life(A_DOLLAR_A_DAY)
+    for paused, resumed in (("01-05", "01-11"), ("01-15", "01-21")):
+        it.until(paused)
+        it.do("pause")
+        it.until(resumed)
+        it.do("resume")
+    it.until("02-05")
+    # back: 26 days, then 16; charged again: 21, then 11; January: five and five and eleven
+    assert it.asked() == [3100, 0, 0, 0, 0, 3100 - (2600 - 2100 + 1600 - 1100)]
+
+
+@pytest.mark.parametrize(("bound", "used"), [("minimum", (0, 0)), ("maximum", (200, 300))])
+def test_a_minimum_and_a_maximum_are_each_versions_own_days(life: Begin, bound: str, used: tuple[int, int]) -> None:
+    it = life(terms(flat(310), calls(), **{bound: 3100}))
+    it.until("01-05")
+    it.use("2026-01-05", used[0])
+    it.until("01-11")
+    it.move(terms(flat(620), calls(), **{bound: 3100}))
+    it.until("01-15")
+    it.use("2026-01-15", used[1])
+    it.until("02-05")
+    # ten days come to 10.00 with the 1.00 paid ahead, of which 2.10 come back; then 21 to 21.00 with 4.20
+    assert it.asked() == [310, 900 - 210 + 420, (2100 - 420) + 620]
+
+
+def test_a_cancellation_at_the_periods_end_ends_there_although_a_change_waited(life: Begin) -> None:
+    it = life(A_DOLLAR_A_DAY, {"Silver": terms(flat(1550), calls())})
+    it.until("01-09")
+    it.do("change", tier=it.tiers["Silver"], when="now")  # a downgrade: it waits for midnight
+    told = it.do("cancel", when="period_end")
+    assert (told["cancel_at"], told["change"]) == ("2026-02-01T00:00:00Z", None)
+    it.until("02-05")
+    assert (it.asked(), it.given_back()) == ([3100, 0], 0)
+
+
+# --- a year's fee stops with its version, also at the edge of a month ---
+
+
+def at_the_years_edge_of_march(it: Life, what: str) -> None:
+    """The version in force stops with February, in one of the ways there are; asked on its last day."""
+    it.until("02-28")
+    match what:
+        case "cancel":
+            it.do("cancel", when="period_end")
+        case "change":
+            it.do("change", tier=it.tiers["Silver"], when="period_end")
+        case "move":
+            it.move(terms(calls()), "period_end")
+        case "pause":
+            it.do("pause")
+    it.until("03-05")
+
+
+WAYS = ["cancel", "change", "move", "pause"]
+
+
+@pytest.mark.parametrize("what", WAYS)
+def test_a_year_paid_ahead_comes_back_from_a_months_edge_on(life: Begin, what: str) -> None:
+    it = life(YEARLY, {"Silver": terms(calls())})
+    at_the_years_edge_of_march(it, what)
+    assert it.asked() == [36500, 0, 0]
+    assert it.carries() == -(36500 - 31 * 100 - 28 * 100)
+    assert it.given_back() == (30600 if what == "cancel" else 0)
+
+
+@pytest.mark.parametrize("what", WAYS)
+def test_a_year_in_arrears_is_charged_at_the_months_edge_it_stops_at(life: Begin, what: str) -> None:
+    it = life(terms(flat(36500, timing="arrears", interval="year"), calls()), {"Silver": terms(calls())})
+    at_the_years_edge_of_march(it, what)
+    assert it.asked() == [0, 31 * 100 + 28 * 100]
+    assert it.carries() == 0
+
+
+def test_annual_to_monthly_to_annual_charges_each_day_once(life: Begin) -> None:
+    it = life(YEARLY, {"Silver": terms(flat(5000), calls())})
+    it.until("01-15")
+    it.do("change", tier=it.tiers["Silver"], when="period_end")
+    it.until("02-15")
+    it.do("change", tier=it.offer.gold_tier, when="period_end")
+    it.until("03-05")
+    # from February 334 days come back and a month is charged; from March the 306 days to the yearly edge
+    assert it.asked() == [36500, 0, 30600 - (33400 - 5000)]
+    assert it.carries() == 0
+
+
+def test_a_year_that_is_paused_is_given_back_once_and_goes_on_to_its_edge(life: Begin) -> None:
+    it = life(YEARLY)
+    it.until("02-28")
+    it.do("pause")
+    it.until("03-11")
+    it.do("resume")
+    it.until("03-15")
+    it.use("2026-03-15", 150)
+    it.until("04-05")
+    # 306 days came back in March, 296 are charged from the 11th: ten days of credit pay for calls
+    assert it.asked() == [36500, 0, 0, 0, 1500 - 1000]
+
+
+# --- long pauses and late usage ---
+
+BY_THE_DAY = terms(flat(8680), calls())  # 2.80 a day in months of 31, 3.10 in February
+
+
+def test_a_pause_of_a_hundred_days_keeps_the_credit(life: Begin) -> None:
+    it = life(BY_THE_DAY)
+    it.until("02-07")
+    it.do("pause")
+    it.until("05-18")
+    it.do("resume")
+    it.until("06-05")
+    assert it.asked() == [8680, 8680, 0, 0, 8680 - (21 * 310 - 14 * 280)]
+
+
+def test_a_cancellation_after_a_pause_of_a_hundred_days_gives_the_credit_back(life: Begin) -> None:
+    it = life(BY_THE_DAY)
+    it.until("02-07")
+    it.do("pause")
+    it.until("05-18")
+    it.do("cancel", when="now")
+    it.until("05-22")
+    assert (it.asked(), it.given_back()) == ([8680, 8680, 0, 0], 21 * 310)
+
+
+def test_late_usage_of_before_a_pause_is_billed_however_long_the_pause_is(life: Begin) -> None:
+    it = life(terms(calls()))
+    it.until("02-05")
+    it.do("pause")
+    it.until("02-10")
+    assert it.use("2026-02-03", 50)["late"] == 50
+    it.until("05-18")
+    it.do("cancel", when="now")
+    it.until("05-22")
+    assert it.asked() == [0, 0, 500]
+
+
+@pytest.mark.parametrize(
+    ("bound", "used", "months"),
+    [
+        (
+            "minimum",
+            60,
+            (600, 500, 500 + 10),
+        ),  # January had more; each month after it is trued up; a call more is a call
+        ("maximum", 100, (500, 0, 0)),  # January was at its most already
+    ],
+)
+def test_late_usage_that_the_second_next_bill_takes_sees_the_fee_of_its_period(
+    life: Begin, bound: str, used: int, months: tuple[int, ...]
+) -> None:
+    it = life(terms(flat(1000), calls(), **{bound: 1500}))
+    it.until("01-31")
+    it.use("2026-01-31", used)
+    it.until("03-04")
+    assert it.use("2026-01-31", 1, prefix="late")["late"] == 1
+    it.until("04-05")
+    assert it.asked() == [1000, *(1000 + each for each in months)]
