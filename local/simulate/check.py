@@ -20,6 +20,7 @@ from local.simulate.prices import Tariff
 from local.simulate.world import CORE, USAGE, World, tables
 
 ID = 12
+LET_OFF = frozenset({"waived", "void", "uncollectible"})
 FINISHED = frozenset({"sent", "paid", "empty", "waived", "void", "uncollectible"})
 FOREVER = datetime.max.replace(tzinfo=UTC)
 RECOVERY = timedelta(hours=7)  # two leases and what is waited in between
@@ -141,7 +142,7 @@ def check(world: World) -> list[str]:
         own = [bill for bill, _ in bills[sub]]
         found += _kept(world, sub, ledger)
         found += _counted(world, sub, ledger, own)
-        found += _amounts(world, sub, life, ledger, own, _shortened(world, sub, life))
+        found += _amounts(world, sub, life, ledger, own, _history(world, sub, life))
         found += _dates(world, sub, stored, life)
         found += _finished(world, stored, sub, life, own, core)
     found += _collected(world, bills, held, core)
@@ -360,12 +361,18 @@ def _used(tariff: Tariff, entries: list[_Entry], first: datetime, end: datetime)
 
 
 @dataclass(frozen=True, slots=True)
-class _Ahead:
-    """Until when a bill charged in advance, if at all; where it had to stop; and where it could have."""
+class _Made:
+    """What was known when a bill was made.
 
-    until: datetime | None
-    known: datetime | None
-    possible: frozenset[datetime]
+    `until` when it charged in advance, if at all; where it had to stop, where it could have. `let_off`: the dates of
+    bills that nobody owed, when it was claimed and when it was rated.
+    """
+
+    until: datetime | None = None
+    known: datetime | None = None
+    possible: frozenset[datetime] = frozenset()
+    let_off: tuple[frozenset[datetime], ...] = (frozenset(),)
+    rated: bool = False
 
     @property
     def wrong(self) -> bool:
@@ -378,14 +385,12 @@ class _Ahead:
         return self.until or self.known or min(self.possible, default=None)
 
 
-_UNKNOWN = _Ahead(None, None, frozenset())
-
-
-def _shortened(world: World, sub: str, life: Life) -> dict[datetime, _Ahead]:
-    """Each bill's fee in advance, against what was decided when the bill was claimed, and since."""
-    found: dict[datetime, _Ahead] = {}
+def _history(world: World, sub: str, life: Life) -> dict[datetime, _Made]:
+    """Each bill's fee in advance and what was let off, against what was decided when it was claimed, and since."""
+    found: dict[datetime, _Made] = {}
     frozen: dict[datetime, _Frozen] = {}
-    known, claims = life, {}
+    off: frozenset[datetime] = frozenset()
+    known, claims, rated = life, {}, {}
     for change in world.dynamodb.changes(CORE):
         sk = str(change.keys["sk"]["S"])
         if str(change.keys["pk"]["S"]) != f"SUB#{sub}" or "doc" not in (change.new or {}):
@@ -394,23 +399,28 @@ def _shortened(world: World, sub: str, life: Life) -> dict[datetime, _Ahead]:
             known = _life(world, _doc(change.new or {}))
         elif sk.startswith("LINES#"):
             frozen[datetime.fromisoformat(sk[6:])] = _frozen(change.new or {})
-        elif sk.startswith("BILL#") and change.event == "INSERT":
+            rated[datetime.fromisoformat(sk[6:])] = off
+        elif sk.startswith("BILL#"):
             bill = _doc(change.new or {})
-            if bill.edge is not None and bill.created_at is not None:
-                claims[bill.edge] = (known, bill.created_at)
-    for edge, (then, at) in claims.items():
+            if bill.edge is None or bill.created_at is None:
+                continue
+            off = off | {bill.edge} if bill.status in LET_OFF else off - {bill.edge}
+            if change.event == "INSERT":
+                claims[bill.edge] = (known, bill.created_at, off)
+    for edge, (then, at, before) in claims.items():
         lines = frozen[edge].lines if edge in frozen else ()
         month = prices.month_of(edge)[1]
         until = next((each.period.end for each in lines if each.advance), None)
         over = [each for each in then.edges(at + timedelta(seconds=1)) if edge < each < month]
         later = [each for each in life.edges(at + timedelta(seconds=1)) if edge < each < (over or [month])[0]]
         whole = frozenset() if over else frozenset((month,))
-        found[edge] = _Ahead(until, over[0] if over else None, frozenset(later) | whole)
+        let_off = (before, rated.get(edge, before))
+        found[edge] = _Made(until, over[0] if over else None, frozenset(later) | whole, let_off, edge in rated)
     return found
 
 
 def _amounts(
-    world: World, sub: str, life: Life, ledger: list[_Entry], bills: list[_Doc], shortened: Mapping[datetime, _Ahead]
+    world: World, sub: str, life: Life, ledger: list[_Entry], bills: list[_Doc], history: Mapping[datetime, _Made]
 ) -> Iterator[str]:
     """Each bill is what the prices say of the usage it took; late usage is taken once, by the bill that says so."""
     names = [_name(sub, bill) for bill in bills]
@@ -422,24 +432,34 @@ def _amounts(
     books = Books(life)
     for bill in bills:
         edge = bill.edge
-        if edge is None or bill.status in ("claimed", "rated", "parked", "waived"):
+        made = history.get(edge or FOREVER, _Made())  # a world may begin with bills that nothing has shortened
+        if (
+            edge is None
+            or bill.status in ("claimed", "rated", "parked")
+            or (bill.status == "waived" and not made.rated)
+        ):
             return  # said elsewhere
-        ahead = shortened.get(edge, _UNKNOWN)  # a world may begin with bills that nothing has shortened
-        if ahead.wrong:
-            yield f"{_name(sub, bill)} charged in advance until {ahead.until}, known was {ahead.known}"
+        if made.wrong:
+            yield f"{_name(sub, bill)} charged in advance until {made.until}, known was {made.known}"
         took = {entry.ref for entry in late if entry.taken_by == _name(sub, bill)}
         if took != set(bill.late):
             yield f"{_name(sub, bill)} says it took {sorted(bill.late)}, the ledger says {sorted(took)}"
         known = on_time + [
             entry for entry in late if entry.taken_by in names and names.index(entry.taken_by) <= bills.index(bill)
         ]
-        owed = books.bill(
-            edge,
-            lambda tariff, first, end: _used(tariff, on_time, first, end),
-            lambda tariff, first, end, known=known: _used(tariff, known, first, end),  # type: ignore[misc]
-            ahead.stops,
-        )
-        if (bill.subtotal, bill.carry_out) != owed:
+        then, ways = books, frozenset(made.let_off)
+        for let_off in ways:
+            books = then.copy() if len(ways) > 1 else then
+            owed = books.bill(
+                edge,
+                lambda tariff, first, end: _used(tariff, on_time, first, end),
+                lambda tariff, first, end, known=known: _used(tariff, known, first, end),  # type: ignore[misc]
+                made.stops,
+                let_off,
+            )
+            if (bill.subtotal, bill.carry_out) == owed:
+                break
+        else:
             yield (
                 f"{_name(sub, bill)} ({world.tariff.name}) is {bill.subtotal} carrying {bill.carry_out}, "
                 f"owed are {owed[0]} carrying {owed[1]}"
@@ -511,7 +531,8 @@ def _finished(
     if edges != wanted and (subscription.next_edge is not None or life.end is not None):
         yield f"{sub} was billed at {[str(edge) for edge in edges]}, due were {[str(edge) for edge in wanted]}"
     for item in core:
-        if "due_sk" in item and item["sk"]["S"] != "SUBSCRIPTION" and f"#{sub}" in item["due_sk"]["S"]:
+        listed = item.get("due_pk", {}).get("S", "").startswith("DUE#") and f"#{sub}" in item["due_sk"]["S"]
+        if listed and item["sk"]["S"] != "SUBSCRIPTION":
             at = datetime.fromisoformat(item["due_sk"]["S"].partition("#")[0])
             if at <= now and not world.declined and not world.deauthorized:
                 yield f"{item['pk']['S']} {item['sk']['S']} is still to be done since {at.isoformat()}"
@@ -564,7 +585,9 @@ def _life(world: World, stored: _Doc) -> Life:
     spans = [Span(each.start, tariffs[each.plan or ""] if each.kind == "paid" else None) for each in stored.spans]
     change = stored.change
     if change is not None:
-        spans = [*(each for each in spans if each.start < change.at), Span(change.at, tariffs[change.plan or ""])]
+        spans = [each for each in spans if each.start < change.at]
+        if not spans or spans[-1].tariff != tariffs[change.plan or ""]:
+            spans.append(Span(change.at, tariffs[change.plan or ""]))
     extra = tuple((each.meter, each.quantity, each.counts_from) for each in stored.topups)
     return Life(tuple(spans), stored.ended_at or stored.cancel_at, extra)
 

@@ -1,8 +1,9 @@
 """What a whole life must be billed: its dates and its sums, worked out from nothing but its spans, prices and usage."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
+from fractions import Fraction
 
 from local.simulate import prices
 from local.simulate.prices import Tariff
@@ -90,47 +91,97 @@ class Life:
 
 
 @dataclass(slots=True)
+class Closed:
+    """A stretch that was billed: what it was `first`, what it comes to `now`, what was asked on which bill since."""
+
+    start: datetime
+    end: datetime
+    tariff: Tariff
+    edge: datetime
+    first: int
+    now: int
+    since: list[tuple[datetime, int]] = field(default_factory=list)
+
+    def corrected(self, edge: datetime, newly: int, let_off: Collection[datetime]) -> int:
+        """What the bill at `edge` asks for, or gives back, once it comes to something else.
+
+        Nothing of what nobody owed is given back; and what was let off is asked for no second time.
+        """
+        if newly == self.now:
+            return 0
+        owed = 0 if self.edge in let_off else self.first
+        asked = owed + sum(amount for at, amount in self.since if amount < 0 or at not in let_off)
+        if newly <= self.first:
+            should = owed * newly // self.first if self.first else 0
+        elif self.now <= self.first or newly >= self.now:
+            should = (owed if self.now <= self.first else asked) + newly - max(self.first, self.now)
+        else:
+            step = prices.STEPS.get(self.tariff.currency, 1)
+            part = Fraction(newly - self.first, self.now - self.first)
+            should = owed + prices.half_up((asked - owed) * part, step)
+        change = newly - self.now
+        made = max(min(0, change), min(max(0, change), should - asked))
+        self.now = newly
+        self.since.append((edge, made))
+        return made
+
+
+@dataclass(slots=True)
 class Books:
     """What was billed so far, bill after bill."""
 
     life: Life
     carry: int = 0  # credit left, zero or negative
-    closed: list[tuple[datetime, datetime, Tariff, int]] = field(default_factory=list)  # each with what was billed
+    closed: list[Closed] = field(default_factory=list)
     ahead: list[tuple[datetime, datetime, Tariff, int]] = field(default_factory=list)  # fees, each for its stretch
+    netted: dict[datetime, int] = field(default_factory=dict)  # what credits took off the bill of a date
     previous: datetime | None = None
 
-    def bill(self, edge: datetime, used: Used, used_now: Used, until: datetime | None = None) -> tuple[int, int]:
+    def bill(
+        self,
+        edge: datetime,
+        used: Used,
+        used_now: Used,
+        until: datetime | None = None,
+        let_off: Collection[datetime] = (),
+    ) -> tuple[int, int]:
         """What the bill at `edge` asks for, and the credit it leaves (zero or negative).
 
         `used` answers what was used in the closed stretches; `used_now` also what came late and this bill took.
-        `until`: where the period that starts was over already.
+        `until`: where the period that starts was over already. `let_off`: the dates of bills that nobody owes.
         """
-        owed = 0
-        for at, (first, end, tariff, so_far) in enumerate(self.closed):
-            extra = self.life.granted(tariff, first, end)
-            now = prices.behind(tariff, first, end, used_now(tariff, first, end), extra)
-            owed += now - so_far
-            self.closed[at] = (first, end, tariff, now)
+        found = [self.carry, -sum(self.netted.pop(each, 0) for each in let_off)]
+        for each in self.closed:
+            extra = self.life.granted(each.tariff, each.start, each.end)
+            newly = prices.behind(each.tariff, each.start, each.end, used_now(each.tariff, each.start, each.end), extra)
+            found.append(each.corrected(edge, newly, let_off))
         for first, end, tariff in self.life.stretches(self.previous or self.life.spans[0].start, edge):
             now = prices.behind(tariff, first, end, used(tariff, first, end), self.life.granted(tariff, first, end))
-            owed += now - self._given_back(end)
-            self.closed.append((first, end, tariff, now))
+            found += [now, -self._given_back(end, let_off)]
+            self.closed.append(Closed(first, end, tariff, edge, now, now))
         begins = self.life.at(edge)
         if begins is not None and begins.ahead:
             until = until or prices.month_of(edge)[1]
             charged = prices.fee(begins, edge, until)
             self.ahead.append((edge, until, begins, charged))
-            owed += charged
-        total = self.carry + owed
-        self.carry = min(0, total)
+            found.append(charged)
+        asked, given = sum(each for each in found if each > 0), -sum(each for each in found if each < 0)
+        self.carry = min(0, asked - given)
+        if min(asked, given):
+            self.netted[edge] = min(asked, given)
         self.previous = edge
-        return max(0, total), self.carry
+        return max(0, asked - given), self.carry
 
-    def _given_back(self, end: datetime) -> int:
+    def copy(self) -> "Books":
+        """The same, to go on with in another way."""
+        closed = [replace(each, since=[*each.since]) for each in self.closed]
+        return replace(self, closed=closed, ahead=[*self.ahead], netted={**self.netted})
+
+    def _given_back(self, end: datetime, let_off: Collection[datetime]) -> int:
         """What was paid ahead for time after a stretch that ended before its month did."""
         back = 0
         for each in [each for each in self.ahead if each[0] < end < each[1]]:
             start, _, tariff, charged = each
-            back += charged - prices.fee(tariff, start, end)
+            back += 0 if start in let_off else charged - prices.fee(tariff, start, end)
             self.ahead.remove(each)
         return back

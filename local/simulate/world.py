@@ -430,7 +430,7 @@ def due_entries(dynamodb: MemoryDynamoDB) -> Iterator[tuple[str, datetime]]:
     for partition in tables(dynamodb)[CORE].space.partitions.values():
         for row in partition.rows.values():
             due = row.item.get("due_sk")
-            if due is not None:
+            if due is not None and str(row.item["due_pk"]["S"]).startswith("DUE#"):
                 sk: Any = row.item["sk"]["S"]
                 text: Any = due["S"]
                 yield str(sk).partition("#")[0], datetime.fromisoformat(str(text).partition("#")[0])

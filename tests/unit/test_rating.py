@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monetize.domain.currencies import CURRENCIES
+from monetize.domain.money import chargeable, currency_of
 from monetize.domain.periods import Anchor, Period, nominal_period, utc_days
 from monetize.domain.plans import Allowance, Charge, PlanTerms, PriceTier, wso2_terms
 from monetize.domain.rating import (
@@ -416,6 +418,34 @@ def test_a_correction_gives_back_what_was_paid_after_its_discount_never_more() -
     )
     assert back.subtotal == 500
     conserved(less)
+
+
+@given(
+    st.integers(1, 2000),
+    st.lists(st.integers(0, 3000), max_size=5),
+    st.integers(0, 2000),
+    st.integers(0, 100),
+    st.booleans(),
+    st.sampled_from(["usd", "jpy", "kwd"]),
+)
+def test_corrections_ask_for_what_their_bills_discount_left_whichever_steps_led_there(
+    first: int, steps: list[int], last: int, percent: int, lasting: bool, currency: str
+) -> None:
+    price = Decimal("0.7")
+    plan = terms(replace(CALLS, unit_price=price), currency=currency)
+    off = (Discount(id="d", name="Off", percent=Decimal(percent)),)
+    opened = in_terms_of(plan, segment(plan, usage=used(first)), discounts=off)
+    known = (*opened.lines, *opened.credits)
+    asked = opened.subtotal
+    for calls in (*steps, min(first, last)):
+        made = Adjustment(segment=segment(plan, usage=used(calls)), billed=known)
+        bill_of_it = in_terms_of(plan, adjustments=(made,), discounts=off if lasting else ())
+        conserved(bill_of_it)
+        asked += bill_of_it.subtotal + bill_of_it.carry
+        known = (*known, *bill_of_it.lines, *bill_of_it.credits)
+    money = currency_of(currency)
+    whole, rest = (chargeable(price * calls, money) for calls in (first, min(first, last)))
+    assert abs(asked - Fraction(opened.subtotal * rest, whole or 1)) <= Fraction(money.multiple_of, 2)
 
 
 # ---- credits, discounts, shares ----

@@ -159,7 +159,8 @@ def rate(bill: BillInput) -> Rated:
         netting.take_credits(_unused(segment, currency))
     for adjustment in bill.adjustments:
         _same_currency(adjustment.segment, bill)
-        netting.take(_differences(adjustment, currency), _paid_share(adjustment.billed))
+        lines = _differences(adjustment, currency)
+        netting.take(lines, _asked(adjustment, sum(each.rated for each in lines), currency))
     if bill.starting is not None:
         _same_currency(bill.starting, bill)
         netting.take(_advance(bill.starting, currency))
@@ -489,14 +490,43 @@ def _correction(known: Line, segment: Segment, newly: int, difference: int) -> L
     )
 
 
-def _paid_share(billed: Iterable[Line]) -> tuple[int, int]:
-    """How much of what was billed for a segment was paid after discounts: (after, before); (1, 1) for nothing."""
-    before = after = 0
-    for each in billed:
-        if each.segment is not None:
-            before += each.rated
-            after += each.discounted
-    return (after, before) if 0 <= after <= before and before > 0 else (1, 1)
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a correction asks for (or, negative, gives back) after the discounts of what it corrects.
+
+    `settled`: all of it was discounted by its own bill, so that this bill's discounts leave it alone.
+    """
+
+    amount: int
+    settled: bool
+
+
+def _asked(adjustment: Adjustment, difference: int, currency: Currency) -> _Asked:
+    """What a difference of prices is worth, whichever steps led to it.
+
+    Up to what the segment was first billed, in proportion to what discounts left of that; what came on top, whole,
+    and what of it goes away again, in proportion to what was asked for it.
+    """
+    first = paid = before = asked = 0
+    for each in adjustment.billed:
+        if each.segment != adjustment.segment.period.start:
+            continue
+        asked += each.discounted
+        if each.adjusts is None:
+            first += each.rated
+            paid += each.discounted
+        before += each.rated if each.adjusts is None or each.full_amount is None else each.full_amount
+    newly = before + difference
+    if newly <= first:
+        owed = prorate(paid, newly, first, currency.multiple_of) if first > 0 else 0
+    elif before <= first:
+        owed = paid + newly - first
+    elif newly >= before:
+        owed = asked + difference
+    else:
+        owed = paid + prorate(asked - paid, newly - first, before - first, currency.multiple_of)
+    low, high = sorted((0, difference))
+    return _Asked(max(low, min(high, owed - asked)), settled=newly <= first)
 
 
 # ---- netting ----
@@ -512,11 +542,12 @@ class _Netting:
         self._taken: dict[int, list[Netted]] = {}
         self._credits: list[Line] = []
         self._open: list[tuple[Line, int]] = []
+        self._settled: set[int] = set()
 
-    def take(self, lines: Iterable[Line], paid_share: tuple[int, int] = (1, 1)) -> None:
+    def take(self, lines: Iterable[Line], asked: _Asked | None = None) -> None:
         """One segment's signed lines: its own credits (a cap, a correction) come off its own charges first.
 
-        What is left of them gives back `paid_share` only: the part that was paid after discounts.
+        What is left of charges or credits is brought to what is `asked`, where less of them was paid.
         """
         first = len(self._charges)
         negative = []
@@ -527,14 +558,22 @@ class _Netting:
                 self._charges.append(line)
                 self._left.append(line.rated)
         own = range(first, len(self._charges))
-        for credit in negative:
-            rest = self._net(credit, -credit.rated, own)
-            given = rest if paid_share == (1, 1) else prorate(rest, *paid_share, self._currency.multiple_of)
+        rests = [self._net(credit, -credit.rated, own) for credit in negative]
+        gifts = rests if asked is None or not sum(rests) else self._parts(-asked.amount, rests)
+        for credit, rest, given in zip(negative, rests, gifts, strict=True):
             kept = replace(credit, rated=credit.rated + rest - given) if given != rest else credit
             if kept.rated:
                 self._credits.append(kept)
             if given:
                 self._open.append((kept, given))
+        if asked is not None and own:
+            less = sum(self._left[at] for at in own) - max(0, asked.amount)
+            if less > 0:
+                name = "Discount of the bill it corrects"
+                off = self._off(f"discount:{self._charges[first].id}", name, -less, self._charges[first].period)
+                self._net(off, less, own)
+            if asked.settled:
+                self._settled.update(own)
 
     def take_credits(self, lines: Iterable[Line]) -> None:
         """Credits for whatever is charged on this bill."""
@@ -544,7 +583,8 @@ class _Netting:
 
     def discount(self, discount: Discount, at: datetime) -> None:
         """Take a discount off every charge in proportion; it never makes a credit."""
-        base = sum(self._left)
+        among = [at for at in range(len(self._charges)) if at not in self._settled]
+        base = sum(self._left[at] for at in among)
         if discount.percent is not None:
             exact = EXACT.multiply(EXACT.multiply(discount.percent, base), _PERCENT)
             amount = min(base, chargeable(exact, self._currency))
@@ -552,18 +592,24 @@ class _Netting:
             amount = min(base, discount.amount or 0)
         if amount <= 0:
             return
+        period = Period(at, at + timedelta(seconds=1))
+        self._net(self._off(f"discount:{discount.id}", discount.name, -amount, period), amount, among)
+
+    def _off(self, id_: str, name: str, rated: int, period: Period) -> Line:
+        """A discount's own line."""
+        currency = self._currency.code
         line = Line(
-            id=f"discount:{discount.id}",
+            id=id_,
             kind="discount",
-            name=discount.name,
-            description=discount.name,
-            currency=self._currency.code,
-            period=Period(at, at + timedelta(seconds=1)),
-            rated=-amount,
+            name=name,
+            description=name,
+            currency=currency,
+            period=period,
+            rated=rated,
             amount=0,
         )
         self._credits.append(line)
-        self._net(line, amount, range(len(self._charges)))
+        return line
 
     def result(self, fee: ApplicationFee) -> Rated:
         """Net every open credit into the charges of its tax treatment and add up."""
@@ -595,16 +641,18 @@ class _Netting:
         taken = min(amount, room)
         if taken <= 0:
             return amount
-        multiple = self._currency.multiple_of
-        if multiple > 1 and not any(weight % multiple for weight in (taken, *weights)):
-            parts = [multiple * part for part in split(taken // multiple, [weight // multiple for weight in weights])]
-        else:
-            parts = split(taken, weights)
-        for at, part in zip(among, parts, strict=True):
+        for at, part in zip(among, self._parts(taken, weights), strict=True):
             if part:
                 self._left[at] -= part
                 self._taken.setdefault(at, []).append(Netted(line=credit.id, kind=credit.kind, amount=-part))
         return amount - taken
+
+    def _parts(self, total: int, weights: Sequence[int]) -> list[int]:
+        """A total by largest remainder, in what the currency can charge where all of it can be."""
+        multiple = self._currency.multiple_of
+        if multiple > 1 and not any(weight % multiple for weight in (total, *weights)):
+            return [multiple * part for part in split(total // multiple, [weight // multiple for weight in weights])]
+        return split(total, weights)
 
     def _final(self, at: int) -> Line:
         line, taken = self._charges[at], self._taken.get(at)

@@ -467,7 +467,10 @@ def anchored(subscription: Subscription, mode: AnchorMode, first_paid: datetime)
 def retiered(
     spans: tuple[Span, ...], at: datetime, *, tier: str, plan: str | None, version: int | None, advance: bool
 ) -> tuple[Span, ...]:
-    """Spans with another tier from `at` on. A trial keeps its end; what is paused stays paused; free becomes paid."""
+    """Spans with another tier from `at` on. A trial keeps its end; what is paused stays paused; free becomes paid.
+
+    What goes on as it was is one span: going back before a change began is no change.
+    """
 
     def kind_of(span: Span) -> str:
         if span.kind == PAUSED:
@@ -484,9 +487,12 @@ def retiered(
     rest = (replace(here, start=at), *later)
     if plan is None:
         rest = rest[:1] if rest[0].kind != PAUSED else rest
-    return before + tuple(
-        replace(span, kind=kind_of(span), tier=tier, plan=plan, version=version, advance=advance) for span in rest
-    )
+    found = list(before)
+    for span in rest:
+        made = replace(span, kind=kind_of(span), tier=tier, plan=plan, version=version, advance=advance)
+        if not found or replace(found[-1], start=made.start) != made:
+            found.append(made)
+    return tuple(found)
 
 
 def from_today(subscription: Subscription, now: datetime) -> datetime:

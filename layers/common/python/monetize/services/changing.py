@@ -196,6 +196,11 @@ def _changed(
     if subscription.cancel_at is not None:
         raise Conflict("cancellation_pending", "The subscription is about to end: take that back first.")
     terms = target.terms
+    version = target.version
+    plan, number = (version.plan, version.number) if version is not None else (None, None)
+    if (target.tier, plan, number) == (subscription.tier, subscription.plan, subscription.version):
+        # What it has: whatever was to come is dropped, and nothing ends or begins.
+        return scheduled(replace(subscription, change=None), publisher.settings.grace_hours), at, False
     if terms is not None and subscription.currency and subscription.currency != terms.currency:
         raise Conflict("currency_differs", "A subscription stays in its currency: make another one.")
     upgrade = yearly_fees(terms) > yearly_fees(old.terms if old else None) or (old is None and terms is not None)
@@ -207,8 +212,7 @@ def _changed(
     if terms is not None and not any(span.paid for span in subscription.spans):
         account = publisher.stripe.account if publisher.stripe else ""
         subscription = replace(anchored(subscription, terms.anchor, effective), account=account, currency=currency)
-    advance, version = in_advance(terms), target.version
-    plan, number = (version.plan, version.number) if version is not None else (None, None)
+    advance = in_advance(terms)
     if upgrade and not wait:
         spans = retiered(subscription.spans, effective, tier=target.tier, plan=plan, version=number, advance=advance)
         after = replace(subscription, spans=spans, tier=target.tier, plan=plan, version=number, currency=currency)
