@@ -400,6 +400,7 @@ class World:
         """When something is next; what is overdue waits for its lease to end. None: nothing but billing dates later."""
         now = self.clock.now()
         near = [message.at for message in (*self.queue, *self.events) if message.at > now]
+        billing: list[datetime] = []
         due = self.stripe.next_delivery_at()
         if due is not None and self.webhooks:
             near.append(max(due, now))
@@ -408,7 +409,11 @@ class World:
                 near.append(now + (HOUR if self.hourly else AFTER_LEASE))
             elif kind != "SUBSCRIPTION" or (until is not None and at <= until):
                 near.append(at)
-        return min(near, default=None)
+            else:
+                billing.append(at)
+        following = min(near, default=None)
+        # No tick is left out on the way to what comes later.
+        return following if following is None else min((following, *billing))
 
 
 def _in_use(answer: Answer) -> bool:
