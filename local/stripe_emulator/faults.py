@@ -6,7 +6,9 @@ from typing import Literal
 
 from local.stripe_emulator.refusals import Refusal, invalid
 
-Kind = Literal["error_500", "rate_limited", "lock_timeout", "conflict", "time_out", "refused", "not_offered"]
+Kind = Literal[
+    "error_500", "rate_limited", "lock_timeout", "conflict", "time_out", "refused", "not_offered", "not_permitted"
+]
 
 
 class ConnectionBroken(Exception):
@@ -46,6 +48,8 @@ class Fault:
                 return ConnectionBroken(self.kind)
             case "not_offered":
                 return invalid("This API is not available to you.")
+            case "not_permitted":
+                return Refusal(403, "The provided key does not have the required permissions.", stored=False)
             case "error_500":
                 return Refusal(500, "An unknown error occurred.", kind="api_error", stored=self.stored, headers=headers)
             case "conflict":

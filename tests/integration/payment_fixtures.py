@@ -196,7 +196,10 @@ def shop() -> Iterator[Shop]:
         client.v1.customers.update(customer, {"invoice_settings": {"default_payment_method": card}}, options)
         product = client.v1.products.create({"name": "Gold"}, options).id
         shop = Shop(system, wiring.core(), account, customer, card, client, product)
-        link = StripeLink(account=account, livemode=False, scope="read_write", connected_at=START, charges_enabled=True)
+        link = StripeLink(
+            account=account, livemode=False, scope="read_write", connected_at=START, charges_enabled=True, name="acme",
+            country="US", currency="usd",
+        )  # fmt: skip
         settings = BillingSettings(retry_days=(1, 3, 5, 7), payment_grace_days=3)
         shop.store(
             Publisher(

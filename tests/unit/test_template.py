@@ -595,7 +595,7 @@ def test_pausing_stops_billing_and_nothing_else() -> None:
     assert billing["Enabled"] == {"Fn::If": ["BillingIsPaused", False, True]}
     (applying,) = events("apply_stripe_event", "SQS")
     assert applying["Enabled"] is True
-    assert {name for name in NAMES if "BILLING_PAUSED" in environment(name)} == {"billing_run"}
+    assert {name for name in NAMES if "BILLING_PAUSED" in environment(name)} == {"billing_run", "reconcile"}
 
 
 def test_every_alarm_tells_somebody() -> None:

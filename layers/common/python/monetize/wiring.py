@@ -493,6 +493,8 @@ def reconciling() -> Any:
         provider=ours.provider,
         products=stripe_products,
         payments=ours,
+        onboarding=onboarding,
+        restored=billing_paused,
         requests=lambda: int(stripe_http().requests),
     )
 

@@ -372,6 +372,26 @@ def customer_changed(subscriber: Subscriber, customer_id: str, event: str | None
     return outcome
 
 
+def customer_found(pub: str, found: FoundCustomer, account: str, now: datetime, ports: Ports) -> bool:
+    """Record a customer of ours that is at the provider and not here, with its card. False: somebody else just did.
+
+    PreconditionFailed when anything changed meanwhile.
+    """
+    subscriber = ports.store.subscriber(pub, found.subscriber)
+    if subscriber is None or subscriber.customer(account) is not None:
+        return False
+    latest = ports.provider.customer(account, found.id)
+    if latest.deleted:
+        return False
+    bare = Customer(account=account, id=found.id)
+    card = replace(
+        bare, payment_method=latest.payment_method, brand=latest.brand, last4=latest.last4, expires=latest.expires
+    )
+    entry = _of_customer(subscriber, "customer_found", bare, latest, now, ports)
+    ports.store.save(subscriber=replace(subscriber, customers=(*subscriber.customers, card)), entries=(entry,))
+    return True
+
+
 def _customer_after(
     subscriber: Subscriber, known: Customer, found: FoundCustomer, now: datetime, ports: Ports
 ) -> tuple[str, Subscriber, list[Invoice]]:

@@ -50,14 +50,15 @@ from monetize.domain.subscriptions import (
     discounts_in_force,
     in_force,
 )
-from monetize.services import invoice_actions, payments
+from monetize.services import invoice_actions, onboarding, payments
 from monetize.services.billing import charging, invoice_id, split_bill_id
 from monetize.services.subscription_access import until_unchanged
 
 WINDOW: Final = timedelta(days=100)  # how far back; what is older and still owed is asked for one by one
 SETTLING: Final = timedelta(days=7)  # an invoice of many lines is read whole in its first days: lines never change
 MOST_STALLS: Final = 2  # times more that Stripe is asked for one that it did not answer for; then it is left out
-BEGINNING: Final = "PLAN#"  # products first, by plan; then subscribers, by their first subscription
+BEGINNING: Final = "PLAN#"  # the account, and products by plan; then subscribers, by their first subscription
+CUSTOMERS: Final = "PLAN#~"  # between them, after the last plan
 SUBSCRIBERS: Final = "SUB#"
 DISPUTES: Final = "SUB#~"  # at the end, after the last subscription
 
@@ -68,6 +69,7 @@ class Store(Protocol):
     def connected(self, after: str = "") -> Iterator[str]: ...
     def publisher(self, pub: str) -> Publisher | None: ...
     def subscribers(self, pub: str, after: str | None) -> Iterator[tuple[str, Subscriber]]: ...
+    def subscribers_named(self, pub: str, names: Sequence[str]) -> dict[str, Subscriber]: ...
     def subscriptions_of(self, subscriber: Subscriber) -> list[Subscription]: ...
     def bills_since(self, subscription: str, since: datetime) -> list[Bill]: ...
     def bill(self, sub: str, edge: datetime) -> Bill | None: ...
@@ -91,6 +93,7 @@ class Provider(Protocol):
 
     def collected(self, account: str, invoice: str, *, disputed: bool = False) -> Collected: ...
     def customer(self, account: str, customer: str) -> FoundCustomer: ...
+    def customers_since(self, account: str, since: datetime) -> Iterator[FoundCustomer]: ...
     def invoices_of(self, account: str, customer: str, since: datetime) -> Iterator[Collected]: ...
     def refunded(self, account: str, customer: str, since: datetime) -> dict[str, int]: ...
     def disputes(self, account: str, since: datetime) -> Iterator[tuple[str, str]]: ...
@@ -107,13 +110,18 @@ class Products(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What reconciling works with. `requests`: how many were made to the provider so far."""
+    """What reconciling works with. `requests`: how many were made to the provider so far.
+
+    `restored`: billing is paused, as it is while restored tables are brought up to what happened after their instant.
+    """
 
     store: Store
     provider: Provider
     products: Callable[[], Products]
     payments: payments.Ports
+    onboarding: Callable[[], onboarding.Ports]
     requests: Callable[[], int]
+    restored: Callable[[], bool]
 
 
 class Broken(Exception):
@@ -264,8 +272,8 @@ def _compared(going: _Pass, place: str, stalls: int, left: Callable[[], bool]) -
                 going.tell(NOT_COMPARED, subject, f"could not be compared: {type(unforeseen).__name__}", REPORTED)
                 going.failures.append(unforeseen)
             place, stalls = position, 0
-    except AccountUnreachable:
-        going.tell(STALE, going.account, "the account does not let us in any more", REPORTED)
+    except AccountUnreachable as away:
+        _away(going, away)
     return None
 
 
@@ -277,9 +285,13 @@ def _steps(going: _Pass, after: str) -> Iterator[_Step]:
     pub, store = going.publisher.id, going.ports.store
     if not after.startswith((BEGINNING, SUBSCRIBERS)):
         raise Invalid("bad_cursor", "This cursor was not made for this list.")
+    if after == BEGINNING:
+        yield BEGINNING, going.account, partial(_account, going)
     if after.startswith(BEGINNING):
         for position, version in store.products(pub, after):
             yield position, version.plan, partial(_product, going, version)
+    if after < CUSTOMERS and going.ports.restored():
+        yield CUSTOMERS, going.account, partial(_customers, going)
     since = after if after.startswith(SUBSCRIBERS) else None
     for position, subscriber in store.subscribers(pub, since):
         yield position, subscriber.id, partial(_subscriber, going, subscriber)
@@ -294,6 +306,50 @@ def _conclude(report: Report, ports: Ports) -> None:
         ports.store.save(replace(report, rev=last.rev if last is not None else 0))
     elif last is not None:
         ports.store.forget(last)
+
+
+# --- the account ---
+
+
+def _account(going: _Pass) -> None:
+    """What it may do now, if nobody told us."""
+    ports = going.ports.onboarding()
+    if until_unchanged(lambda: onboarding.account_updated(going.account, going.now, ports)) == "updated":
+        going.tell(STALE, going.account, "what the account may do, or what it is called, is another", REPAIRED)
+
+
+def _away(going: _Pass, away: AccountUnreachable) -> None:
+    """It left without our hearing of it, if that is what Stripe says: a key may also lack a right."""
+    outcome = "unreachable"
+    if away.members.get("provider_code") == "account_invalid":
+        ports = going.ports.onboarding()
+        outcome = until_unchanged(lambda: onboarding.account_deauthorized(going.account, going.now, ports))
+    done = REPAIRED if outcome == "disconnected" else REPORTED
+    going.tell(STALE, going.account, "the account does not let us in any more", done)
+
+
+# --- customers, after a restore ---
+
+
+def _customers(going: _Pass) -> None:
+    """Made after the instant that the tables are of: who is here gets its customer back, and its invoices are compared.
+
+    Who is not here ordered after that instant: nothing here bills it any more, and a person decides.
+    """
+    found = going.ports.provider.customers_since(going.account, going.now - WINDOW)
+    ours = [each for each in found if each.publisher == going.publisher.id]
+    here = going.ports.store.subscribers_named(going.publisher.id, [each.subscriber for each in ours])
+    for each in ours:
+        subscriber = here.get(each.subscriber)
+        known = subscriber.customer(going.account) if subscriber is not None else None
+        if subscriber is None or subscriber.erasing or (known is not None and known.id != each.id):
+            going.tell(FOREIGN, each.id, f"is the customer of {each.subscriber}, who is not here so", REPORTED)
+        elif known is None and until_unchanged(partial(_recorded, going, each)):
+            going.tell(MISSING_HERE, each.subscriber, "its customer was recorded again", REPAIRED)
+
+
+def _recorded(going: _Pass, found: FoundCustomer) -> bool:
+    return payments.customer_found(going.publisher.id, found, going.account, going.now, going.ports.payments)
 
 
 # --- products ---

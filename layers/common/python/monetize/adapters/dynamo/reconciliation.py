@@ -60,6 +60,11 @@ class ReconciliationTable:
                 return
             after = page.after
 
+    def subscribers_named(self, pub: str, names: Sequence[str]) -> dict[str, Subscriber]:
+        """A publisher's subscribers by name; those that are not there are left out."""
+        wanted = [keys.subscriber(pub, each) for each in dict.fromkeys(names) if each]
+        return {each.id: each for each in self.table.get_many(Subscriber, wanted)}
+
     def subscriptions_of(self, subscriber: Subscriber) -> list[Subscription]:
         """All of a subscriber's subscriptions."""
         prefix = keys.subscriber_subscription(subscriber.publisher, subscriber.id)

@@ -93,6 +93,11 @@ def post(client: stripe.StripeClient, path: str, params: Mapping[str, Any], chos
     return answer
 
 
+def _code(error: stripe.PermissionError) -> str:
+    """What the SDK leaves in the body of a 403."""
+    return str(error.code or getattr(error.error, "code", None) or "")
+
+
 @contextmanager
 def told_as_ours() -> Iterator[None]:
     """Translate what the SDK raises into `domain.errors`; anything unknown goes through as it is."""
@@ -111,7 +116,7 @@ def told_as_ours() -> Iterator[None]:
         raise ProviderBusy("stripe_unavailable", "Stripe does not answer now.", retry_after=2) from error
     except stripe.PermissionError as error:
         raise AccountUnreachable(
-            "account_unreachable", "The Stripe account is not connected any more.", provider_code=error.code or ""
+            "account_unreachable", "The Stripe account is not connected any more.", provider_code=_code(error)
         ) from error
     except stripe.AuthenticationError as error:
         raise ProviderBusy("stripe_key_refused", "The platform's Stripe key is refused.") from error
