@@ -1,7 +1,7 @@
 """Invoices and why they say what they say, reports, exports, and what people did."""
 
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
 from aws_lambda_powertools import Logger, Tracer
@@ -66,6 +66,12 @@ def _seller(publisher: str | None) -> str:
     """Whose reports: the caller's own; an operator names a publisher."""
     caller = resolver.who(app, *SELLERS)
     return _of_operator(caller, publisher) if _operates(caller) else caller.organization
+
+
+def _seller_now(publisher: str | None) -> tuple[str, reporting.Ports, datetime]:
+    """Whose reports of subscriptions and their usage, and when it is for them."""
+    seller, ports = _seller(publisher), wiring.reporting()
+    return seller, ports, reporting.own_time(seller, wiring.clock().now(), ports)
 
 
 def _reader() -> Reader:
@@ -246,7 +252,7 @@ def get_revenue(
 
 @app.get("/reports/mrr", summary="Monthly recurring revenue by plan version", tags=REPORTS)
 def get_mrr(month: Month = None, publisher: Name = None, format: Format = None) -> Response[MrrResponse | str]:  # noqa: A002
-    seller, ports, now = _seller(publisher), wiring.reporting(), wiring.clock().now()
+    seller, ports, now = _seller_now(publisher)
     chosen = reporting.month_of(month, now)
     model = MrrResponse.of(reporting.subscriptions(seller, chosen, now, ports), chosen, dict(ports.store.names(seller)))
     return _report(model, model.rows, MrrRow, format)
@@ -258,9 +264,9 @@ def get_churn(
     publisher: Name = None,
     format: Format = None,  # noqa: A002
 ) -> Response[ChurnResponse | str]:
-    seller, now = _seller(publisher), wiring.clock().now()
+    seller, ports, now = _seller_now(publisher)
     chosen = reporting.month_of(month, now)
-    model = ChurnResponse.of(reporting.subscriptions(seller, chosen, now, wiring.reporting()), chosen)
+    model = ChurnResponse.of(reporting.subscriptions(seller, chosen, now, ports), chosen)
     return _report(model, model.rows, ChurnRow, format)
 
 
@@ -271,7 +277,7 @@ def get_usage(
     publisher: Name = None,
     format: Format = None,  # noqa: A002
 ) -> Response[UsageReportResponse | str]:
-    seller, ports, now = _seller(publisher), wiring.reporting(), wiring.clock().now()
+    seller, ports, now = _seller_now(publisher)
     chosen = reporting.month_of(month, now)
     snapshot = reporting.usage(seller, chosen, now, ports)
     meters = {each.id: (each.name, each.unit) for each in ports.store.meters(seller)}

@@ -6,12 +6,14 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from monetize.domain.invoices import Invoice
 from monetize.domain.plans import Charge, PlanTerms, PlanVersion
 from monetize.domain.publishers import BillingSettings, Publisher
 from monetize.domain.reports import Snapshot
-from monetize.domain.subscriptions import Span, Subscription
+from monetize.domain.subscriptions import Discount, Span, Subscription
 from monetize.domain.usage import Counters, LateEntry
 from monetize.http.reports_schemas import AgingResponse, ChurnResponse, MrrResponse, RevenueResponse
 from monetize.services import reporting
@@ -121,6 +123,20 @@ class Desk:
         return Ports(store=self, usage=self, invoices=lambda: None)  # type: ignore[arg-type,return-value] # the parts that are asked
 
 
+def _spans(sub: str, *spans: tuple[datetime, str, str | None], **about: Any) -> Subscription:
+    """One that was begun in January and whose stretches (start, kind, plan) are these."""
+    made = tuple(
+        Span(start=start, kind=kind, tier="gold", plan=plan, version=1 if plan else None, advance=True)
+        for start, kind, plan in spans
+    )
+    return _paid(sub, "small", spans[0][0], **({"spans": made} | about))
+
+
+def _mrr(*subs: Subscription, month: str = "2026-02", now: datetime = MARCH) -> Any:
+    snapshot = reporting.subscriptions("acme", month, now, Desk(subs).ports)
+    return MrrResponse.of(snapshot, month, {})
+
+
 def _churn(*subs: Subscription, month: str = "2026-02", now: datetime = MARCH) -> Any:
     desk = Desk(subs)
     made = ChurnResponse.of(reporting.subscriptions("acme", month, now, desk.ports), month)
@@ -163,6 +179,109 @@ def test_an_order_that_waits_for_its_first_payment_is_not_recurring_and_not_won(
     assert _churn(order) is None
     snapshot = reporting.subscriptions("acme", "2026-02", MARCH, Desk([order]).ports)
     assert MrrResponse.of(snapshot, "2026-02", {}).totals == {}
+
+
+def test_an_order_paid_after_the_month_was_not_there_at_its_end() -> None:
+    order = _paid("a", "small", FEBRUARY, activated_at=MARCH + timedelta(days=2))
+    assert _churn(order, now=MARCH + timedelta(days=9)) is None
+    row = _churn(order, month="2026-03", now=MARCH + timedelta(days=9))
+    assert (row.at_start, row.won, row.at_end, row.mrr_won) == (0, 1, 1, 1_000)
+
+
+def test_a_trial_is_not_recurring_until_it_pays() -> None:
+    tried = _spans("a", (JANUARY, "trial", "small"), (FEBRUARY + timedelta(days=9), "paid", "small"))
+    assert _mrr(tried, month="2026-01").totals == {}
+    assert _churn(tried, month="2026-01") is None
+    assert _mrr(tried).totals == {"usd": 1_000}
+    row = _churn(tried)
+    assert (row.at_start, row.won, row.lost, row.at_end) == (0, 1, 0, 1)
+
+
+def test_what_is_blocked_or_past_due_is_still_recurring() -> None:
+    blocked = _paid("a", "small", JANUARY, block="all")
+    owing = _paid("b", "small", JANUARY, payment_state="suspended", past_due_since=FEBRUARY)
+    assert _mrr(blocked, owing).totals == {"usd": 2_000}
+
+
+def test_a_free_tier_is_not_recurring_and_who_goes_there_is_lost() -> None:
+    free = _spans("a", (JANUARY, "free", None))
+    gone = _spans("b", (JANUARY, "paid", "large"), (FEBRUARY + timedelta(days=9), "free", None))
+    came = _spans("c", (JANUARY, "free", None), (FEBRUARY + timedelta(days=9), "paid", "small"))
+    row = _churn(free, gone, came)
+    assert (row.at_start, row.won, row.lost, row.at_end) == (1, 1, 1, 1)
+    assert (row.reasons, row.mrr_lost, row.mrr_at_end) == ({"free_tier": 1}, 5_000, 1_000)
+    assert _mrr(free, gone, came).totals == {"usd": 1_000}
+
+
+def test_a_paused_subscription_is_there_at_nothing_until_it_resumes() -> None:
+    paused = _spans(
+        "a",
+        (JANUARY, "paid", "large"),
+        (FEBRUARY + timedelta(days=9), "paused", "large"),
+        (MARCH + timedelta(days=9), "paid", "large"),
+    )
+    assert _mrr(paused).rows == []
+    row = _churn(paused)
+    assert (row.at_start, row.lost, row.at_end, row.mrr_reduced, row.mrr_at_end) == (1, 0, 1, 5_000, 0)
+    row = _churn(paused, month="2026-03", now=MARCH + timedelta(days=20))
+    assert (row.won, row.lost, row.mrr_at_start, row.mrr_gained, row.mrr_at_end) == (0, 0, 0, 5_000, 5_000)
+
+
+def test_a_pause_before_anything_was_paid_is_not_there() -> None:
+    tried = _spans("a", (JANUARY, "trial", "small"), (JANUARY + timedelta(days=9), "paused", "small"))
+    assert _churn(tried) is None
+
+
+def test_who_comes_and_goes_within_a_month_is_neither_won_nor_lost() -> None:
+    brief = _paid("a", "small", FEBRUARY + timedelta(days=3), ended_at=FEBRUARY + timedelta(days=9), status="ended")
+    assert _churn(brief) is None
+
+
+@pytest.mark.parametrize(
+    ("plan", "discounts", "monthly"),
+    [
+        ("large", (Discount(id="d", percent="10"),), 4_500),
+        ("large", (Discount(id="d", amount=600),), 4_400),
+        ("large", (Discount(id="d", amount=600), Discount(id="e", percent="50")), 2_200),  # in their order
+        ("large", (Discount(id="d", percent="50"), Discount(id="e", amount=600)), 1_900),
+        ("small", (Discount(id="d", amount=5_000),), 0),  # never below nothing
+        ("large", (Discount(id="d", percent="10", once=True),), 5_000),
+        ("least", (Discount(id="d", percent="10"),), 2_700),
+        ("yearly", (Discount(id="d", amount=606),), 950),  # off the one bill that charges it
+    ],
+)
+def test_recurring_revenue_is_less_the_discounts_for_ever(
+    plan: str, discounts: tuple[Discount, ...], monthly: int
+) -> None:
+    assert _mrr(_paid("a", plan, JANUARY, discounts=discounts)).totals == {"usd": monthly}
+
+
+def test_a_discount_given_within_the_month_reduces_what_was_recurring() -> None:
+    given = Discount(id="d", percent="10", given_at=FEBRUARY + timedelta(days=3))
+    row = _churn(_paid("a", "large", JANUARY, discounts=(given,)))
+    assert (row.mrr_at_start, row.mrr_reduced, row.mrr_at_end) == (5_000, 500, 4_500)
+
+
+@given(st.lists(st.tuples(*[st.sampled_from(["", *sorted(TERMS)])] * 2), min_size=1, max_size=40))
+def test_what_was_won_and_lost_adds_up_to_the_minor_unit(moves: list[tuple[str, str]]) -> None:
+    subs = []
+    for number, (before, after) in enumerate(moves):
+        kinds = [("paid" if plan else "free", plan or None) for plan in (before, after)]
+        subs.append(_spans(f"{number:03d}", (JANUARY, *kinds[0]), (FEBRUARY + timedelta(days=9), *kinds[1])))
+    row = _churn(*subs)
+    if row is None:
+        assert all(move == ("", "") for move in moves)
+        return
+    assert row.at_start + row.won - row.lost == row.at_end == sum(bool(after) for _, after in moves)
+    came = row.mrr_at_start + row.mrr_won + row.mrr_gained
+    assert came - row.mrr_reduced - row.mrr_lost == row.mrr_at_end == _mrr(*subs).totals.get("usd", 0)
+    rows = _mrr(*subs).rows
+    assert sum(each.mrr for each in rows) == row.mrr_at_end
+
+
+def test_money_of_several_currencies_is_never_added() -> None:
+    row = _mrr(_paid("a", "small", JANUARY), _paid("b", "small", JANUARY, currency="eur"))
+    assert row.totals == {"usd": 1_000, "eur": 1_000}
 
 
 def test_a_month_to_come_is_told_as_it_stands_now() -> None:

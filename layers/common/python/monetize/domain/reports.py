@@ -1,11 +1,14 @@
 """A report is counted in steps, each adding some invoices or subscriptions to what was counted before. Pure."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Final
 
-from monetize.domain.money import divide_half_up
+from monetize.domain.money import EXACT, chargeable, currency_of, divide_half_up
+from monetize.domain.plans import PlanTerms
+from monetize.domain.subscriptions import Discount
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +63,35 @@ class Links:
 def a_month(yearly: int) -> int:
     """A twelfth of what is committed for a year, rounded half-up."""
     return divide_half_up(yearly, 12)
+
+
+def months_of(yearly: Sequence[int]) -> list[int]:
+    """Twelfths of yearly amounts, each within one minor unit of its own, that add up to the twelfth of their sum."""
+    found, before = [], 0
+    for each in yearly:
+        found.append(a_month(before + each) - a_month(before))
+        before += each
+    return found
+
+
+def committed(terms: PlanTerms | None, discounts: Iterable[Discount] = ()) -> int:
+    """What a year of a plan's bills comes to without any usage, in minor units: its fees, or a higher minimum, less
+    discounts, which come off each bill in their order. Twelve bills; one of them charges what is yearly.
+    """
+    if terms is None:
+        return 0
+    fees = [charge for charge in terms.charges if charge.model == "flat"]
+    monthly = max(sum(charge.amount or 0 for charge in fees if charge.interval == "month"), terms.minimum or 0)
+    yearly = sum(charge.amount or 0 for charge in fees if charge.interval == "year")
+    off = tuple(discounts)
+    return 11 * _less(monthly, off, terms.currency) + _less(monthly + yearly, off, terms.currency)
+
+
+def _less(amount: int, discounts: Iterable[Discount], currency: str) -> int:
+    for each in discounts:
+        share = EXACT.multiply(Decimal(each.percent or 0), Decimal(amount)) / 100
+        amount -= min(amount, each.amount if each.amount is not None else chargeable(share, currency_of(currency)))
+    return amount
 
 
 def percent(part: int, whole: int) -> str | None:

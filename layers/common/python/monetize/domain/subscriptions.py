@@ -157,6 +157,7 @@ class Discount:
     amount: int | None = None
     once: bool = False
     used_by: str | None = None  # the bill that took a discount given once
+    given_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

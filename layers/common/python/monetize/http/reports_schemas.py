@@ -10,7 +10,7 @@ from monetize.domain.currencies import decimals
 from monetize.domain.explained import EventAnswer, Explained, LedgerBatch, rated_days
 from monetize.domain.invoices import Invoice
 from monetize.domain.lines import Line
-from monetize.domain.reports import AGES, Links, Snapshot, Top, a_month, percent
+from monetize.domain.reports import AGES, Links, Snapshot, Top, months_of, percent
 from monetize.http.schemas import Instant, ResponseModel
 
 Money = Annotated[int, Field(description="Minor units of the currency")]
@@ -366,7 +366,10 @@ class MrrRow(ReportRow):
 
 
 class MrrResponse(ReportResponse):
-    """Monthly recurring revenue at the end of a month (or now): fees, yearly ones by twelfths, or a higher minimum."""
+    """Monthly recurring revenue at the end of a month (or now): a twelfth of what a year's bills come to without usage.
+
+    Fees, or a higher minimum, less discounts for ever. Without trials, free tiers, what is paused or not yet begun.
+    """
 
     month: str
     totals: dict[str, int]
@@ -375,25 +378,31 @@ class MrrResponse(ReportResponse):
     @classmethod
     def of(cls, snapshot: Snapshot, month: str, names: dict[str, str]) -> Self:
         """From the domain."""
-        rows, yearly = [], dict[str, int]()
-        for (plan, version, currency), counted in snapshot.rows("plan"):
-            yearly[currency] = yearly.get(currency, 0) + counted["yearly"]
-            rows.append(
+        counted = snapshot.rows("plan")
+        rows, totals = [], dict[str, int]()
+        for currency in sorted({key[-1] for key, _ in counted}):
+            theirs = [(key, measures) for key, measures in counted if key[-1] == currency]
+            months = months_of([measures["yearly"] for _, measures in theirs])
+            totals[currency] = sum(months)
+            rows += [
                 MrrRow(
                     plan=plan,
                     name=names.get(plan, ""),
                     version=int(version),
                     currency=currency,
-                    subscriptions=counted["subscriptions"],
-                    mrr=a_month(counted["yearly"]),
+                    subscriptions=measures["subscriptions"],
+                    mrr=month,
                 )
-            )
-        totals = {currency: a_month(amount) for currency, amount in yearly.items()}
+                for ((plan, version, _), measures), month in zip(theirs, months, strict=True)
+            ]
         return cls(**_head(snapshot), month=month, totals=totals, rows=rows)
 
 
 class ChurnRow(ReportRow):
-    """Who paid when the month began and who does at its end (or now), by currency. Money is MRR."""
+    """Who was a paying subscription when the month began and who is at its end (or now), by currency. Money is MRR.
+
+    `at_start` + `won` - `lost` = `at_end`, and of money with what was `gained` and less what was `reduced`.
+    """
 
     currency: str
     at_start: int
@@ -406,6 +415,7 @@ class ChurnRow(ReportRow):
     mrr_gained: Money
     mrr_reduced: Money
     mrr_lost: Money
+    mrr_at_end: Money
     mrr_churn_percent: str | None
     reasons: dict[str, int]
 
@@ -440,6 +450,9 @@ class ChurnResponse(ReportResponse):
             reasons[reason] = reasons.get(reason, 0) + counted["lost"]
         for (currency,), counted in snapshot.rows("churn"):
             get = counted.get
+            yearly = [get("yearly_at_start", 0), get("yearly_won", 0), get("yearly_gained", 0)]
+            yearly += [-get("yearly_reduced", 0), -get("yearly_lost", 0)]
+            at_start, won, gained, reduced, lost = months_of(yearly)
             rows.append(
                 ChurnRow(
                     currency=currency,
@@ -448,11 +461,12 @@ class ChurnResponse(ReportResponse):
                     lost=get("lost", 0),
                     at_end=get("at_end", 0),
                     churn_percent=percent(get("lost", 0), get("at_start", 0)),
-                    mrr_at_start=a_month(get("yearly_at_start", 0)),
-                    mrr_won=a_month(get("yearly_won", 0)),
-                    mrr_gained=a_month(get("yearly_gained", 0)),
-                    mrr_reduced=a_month(get("yearly_reduced", 0)),
-                    mrr_lost=a_month(get("yearly_lost", 0)),
+                    mrr_at_start=at_start,
+                    mrr_won=won,
+                    mrr_gained=gained,
+                    mrr_reduced=-reduced,
+                    mrr_lost=-lost,
+                    mrr_at_end=at_start + won + gained + reduced + lost,
                     mrr_churn_percent=percent(get("yearly_lost", 0), get("yearly_at_start", 0)),
                     reasons=why.get(currency, {}),
                 )

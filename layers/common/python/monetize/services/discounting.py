@@ -67,7 +67,7 @@ def give(
             raise Invalid("discount_on_free_tier", "A free subscription costs nothing.")
         if wanted.amount is not None:
             check_chargeable(wanted.amount, subscription.currency)
-        made = replace(wanted, id=ports.ids.new("dis", at))
+        made = replace(wanted, id=ports.ids.new("dis", at), given_at=at)
         after = with_discount(subscription, made)
         entry = audit(person, subscription, "subscription.discount", at, ports, after=_told(made))
         return store.give("discount", subscription, after, (natural, fingerprint, made.id), entry), made

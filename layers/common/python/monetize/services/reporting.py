@@ -15,11 +15,12 @@ from monetize.domain.collecting import HeldInvoice
 from monetize.domain.errors import AccountUnreachable, Invalid, NotFound, ProviderBusy, ProviderRefused
 from monetize.domain.invoices import Bill, BillLines, Invoice
 from monetize.domain.meters import Meter
+from monetize.domain.offers import time_of
 from monetize.domain.periods import midnight
 from monetize.domain.plans import PlanTerms, PlanVersion
 from monetize.domain.publishers import Publisher
-from monetize.domain.reports import Links, Snapshot, Top, age_bucket
-from monetize.domain.subscriptions import Subscription, in_force
+from monetize.domain.reports import Links, Snapshot, Top, age_bucket, committed
+from monetize.domain.subscriptions import PAUSED, Subscription, timeline
 from monetize.domain.usage import Counters, LateEntry, last_day
 from monetize.services.billing import invoice_id
 
@@ -287,6 +288,12 @@ def month_of(text: str | None, now: datetime) -> str:
         raise Invalid("bad_month", "A month is yyyy-mm.") from None
 
 
+def own_time(publisher: str, now: datetime, ports: Ports) -> datetime:
+    """When it is for a publisher: a sandbox's subscriptions begin, pay and end by its own clock."""
+    seller = ports.store.publisher(publisher)
+    return now if seller is None else time_of(seller, now)
+
+
 def _as_of(now: datetime) -> datetime:
     """Snapshots change by the hour: invoices of a month are paid and credited long after it."""
     return now.replace(minute=0, second=0, microsecond=0)
@@ -430,52 +437,63 @@ def count_subscription(
     at: datetime,
     terms: Callable[[str | None, int | None], PlanTerms | None],
 ) -> None:
-    """Add one subscription: what it commits to in a year at `at`, and whether it was paying at `start` and `at`."""
-    then, now = _paying(subscription, start), _paying(subscription, at)
-    if now is not None:
-        plan, version = now
-        yearly = committed(terms(plan, version))
-        currency = subscription.currency
-        snapshot.add("plan", (plan, str(version), currency), "subscriptions", 1)
-        snapshot.add("plan", (plan, str(version), currency), "yearly", yearly)
+    """Add one subscription: what it comes to in a year at `at`, and whether it was a paying one at `start` and `at`."""
+    then, now = _standing(subscription, start, terms), _standing(subscription, at, terms)
+    currency = (subscription.currency,)
+    if now is not None and now.plan is not None:
+        of_plan = (now.plan, str(now.version), subscription.currency)
+        snapshot.add("plan", of_plan, "subscriptions", 1)
+        snapshot.add("plan", of_plan, "yearly", now.yearly)
     if then is not None:
-        snapshot.add("churn", (subscription.currency,), "at_start", 1)
-        snapshot.add("churn", (subscription.currency,), "yearly_at_start", committed(terms(*then)))
+        snapshot.add("churn", currency, "at_start", 1)
+        snapshot.add("churn", currency, "yearly_at_start", then.yearly)
     if now is not None:
-        snapshot.add("churn", (subscription.currency,), "at_end", 1)
+        snapshot.add("churn", currency, "at_end", 1)
     if then is not None and now is None:
-        snapshot.add("churn", (subscription.currency,), "lost", 1)
-        snapshot.add("churn", (subscription.currency,), "yearly_lost", committed(terms(*then)))
-        snapshot.add("lost", (subscription.currency, subscription.end_reason or "not paying"), "lost", 1)
+        snapshot.add("churn", currency, "lost", 1)
+        snapshot.add("churn", currency, "yearly_lost", then.yearly)
+        snapshot.add("lost", (subscription.currency, _why_lost(subscription, at)), "lost", 1)
     if then is None and now is not None:
-        snapshot.add("churn", (subscription.currency,), "won", 1)
-        snapshot.add("churn", (subscription.currency,), "yearly_won", committed(terms(*now)))
-    if then is not None and now is not None and then != now:
-        change = committed(terms(*now)) - committed(terms(*then))
-        measure = "yearly_gained" if change > 0 else "yearly_reduced"
-        snapshot.add("churn", (subscription.currency,), measure, abs(change))
+        snapshot.add("churn", currency, "won", 1)
+        snapshot.add("churn", currency, "yearly_won", now.yearly)
+    if then is not None and now is not None and then.yearly != now.yearly:
+        measure = "yearly_gained" if now.yearly > then.yearly else "yearly_reduced"
+        snapshot.add("churn", currency, measure, abs(now.yearly - then.yearly))
 
 
-def _paying(subscription: Subscription, at: datetime) -> tuple[str, int] | None:
-    """Plan and version it pays at an instant; an order that waits for its first payment pays nothing yet."""
-    if subscription.activated_at is None:
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """A paying subscription at an instant: what it comes to in a year; nothing, and of no plan, while it is paused."""
+
+    yearly: int
+    plan: str | None = None
+    version: int | None = None
+
+
+def _standing(
+    subscription: Subscription, at: datetime, terms: Callable[[str | None, int | None], PlanTerms | None]
+) -> _Standing | None:
+    """None before it first pays, on a free tier and from its end on; an order not paid yet has not begun."""
+    if subscription.activated_at is None or subscription.activated_at > at:
         return None
     if subscription.end is not None and subscription.end <= at:
         return None
-    span = in_force(subscription, at)
-    if span is None or not span.paid or span.start > at or span.plan is None or span.version is None:
+    line = [span for span in timeline(subscription) if span.start <= at]
+    if not any(span.paid for span in line):
         return None
-    return span.plan, span.version
+    if line[-1].kind == PAUSED:
+        return _Standing(0)
+    if not line[-1].paid:
+        return None
+    given = [each for each in subscription.discounts if not each.once and (each.given_at or at) <= at]
+    yearly = committed(terms(line[-1].plan, line[-1].version), given)
+    return _Standing(yearly, line[-1].plan, line[-1].version)
 
 
-def committed(terms: PlanTerms | None) -> int:
-    """What a plan costs in a year without any usage, in minor units: its fees, or its minimum where that is more."""
-    if terms is None:
-        return 0
-    fees = [charge for charge in terms.charges if charge.model == "flat"]
-    monthly = sum(charge.amount or 0 for charge in fees if charge.interval == "month")
-    yearly = sum(charge.amount or 0 for charge in fees if charge.interval == "year")
-    return 12 * max(monthly, terms.minimum or 0) + yearly
+def _why_lost(subscription: Subscription, at: datetime) -> str:
+    if subscription.end is None or subscription.end > at:
+        return "free_tier"
+    return subscription.end_reason or "ended"
 
 
 def usage(publisher: str, month: str, now: datetime, ports: Ports) -> Snapshot:
