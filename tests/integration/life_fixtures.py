@@ -100,9 +100,11 @@ class Life(Shop):
         (card,) = emulator.account(self.account).payment_methods
         emulator.set_card_outcome(self.account, card, outcome)
 
-    def newest_invoice(self) -> str:
-        """Our id of the latest invoice."""
-        return str(max(self.subscriber.call("GET", "/invoices?publisher=acme")["items"], key=_issued)["id"])
+    def invoice_of(self, number: int) -> str:
+        """Our id of the invoice of one of the bills, the oldest being 0."""
+        bill = self.bills()[number].id
+        listed = self.subscriber.call("GET", "/invoices?publisher=acme")["items"]
+        return str(next(each["id"] for each in listed if each["bill"] == bill))
 
     def asked(self) -> list[int]:
         """What each bill asked for, minor units, oldest first."""
@@ -124,10 +126,6 @@ class Life(Shop):
 
 
 type Begin = Callable[..., Life]
-
-
-def _issued(invoice: Mapping[str, Any]) -> str:
-    return str(invoice["issued_at"])
 
 
 @pytest.fixture

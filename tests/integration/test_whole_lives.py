@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.integration.life_fixtures import Begin, Life, calls, flat, life, terms
+from tests.integration.life_fixtures import Begin, Life, Terms, calls, flat, life, terms
 
 __all__ = ["life"]
 
@@ -181,3 +181,145 @@ def test_late_usage_that_the_second_next_bill_takes_sees_the_fee_of_its_period(
     assert it.use("2026-01-31", 1, prefix="late")["late"] == 1
     it.until("04-05")
     assert it.asked() == [1000, *(1000 + each for each in months)]
+
+
+# --- top-ups ---
+
+
+def allowed(it: Life, key: str) -> int:
+    """The calls that a gateway is told are included in the running period."""
+    told = it.world.as_gateway(it.offer.gateway_key).call("POST", "/entitlements/check", {"key": key})
+    (meter,) = told["meters"]
+    return int(meter["limit"])
+
+
+def key_of(it: Life) -> str:
+    """A key of the subscriber's."""
+    made = it.subscriber.call("POST", f"{it.path}/keys", {"environment": "production", "name": "app"})
+    return str(made["key"])
+
+
+def test_a_top_up_counts_in_the_period_of_its_day_and_in_none_after_it(life: Begin) -> None:
+    it = life(terms(calls(allowance=31)))
+    key = key_of(it)
+    it.until("01-05")
+    it.top_up(100)
+    it.use("2026-01-05", 140)
+    assert allowed(it, key) == 31 + 100
+    it.until("01-10")
+    it.move(terms(calls(allowance=62)))
+    assert allowed(it, key) == 10 + 100
+    it.until("01-11")
+    assert allowed(it, key) == 42
+    it.use("2026-01-11", 100)
+    it.until("02-05")
+    assert allowed(it, key) == 62
+    assert it.asked() == [10 * (140 - 10 - 100), 10 * (100 - 42)]
+
+
+def test_a_top_up_counts_in_no_period_before_its_day(life: Begin) -> None:
+    it = life(terms(calls(allowance=0)))
+    it.until("01-05")
+    it.use("2026-01-05", 100)
+    it.until("01-10")
+    it.do("pause")
+    it.until("01-15")
+    it.do("resume")
+    it.top_up(100)
+    assert it.use("2026-01-05", 1, prefix="late")["late"] == 1
+    it.use("2026-01-15", 100)
+    it.until("02-05")
+    assert it.asked() == [1000, 10]
+
+
+def test_an_upgrade_takes_along_the_top_up_of_its_day(life: Begin) -> None:
+    it = life(terms(calls(allowance=31)), {"Silver": terms(flat(3100), calls(allowance=62))})
+    key = key_of(it)
+    it.until("01-11")
+    it.top_up(100)
+    it.do("change", tier=it.tiers["Silver"], when="now")
+    assert allowed(it, key) == 42 + 100
+    it.use("2026-01-11", 150)
+    it.until("02-05")
+    assert it.asked() == [2100, 10 * (150 - 142) + 3100]
+
+
+# --- bills that were let off ---
+
+
+def let_off(it: Life, how: str, number: int = -1) -> None:
+    """A bill that nobody pays, the newest unless told, is let off by the publisher."""
+    if how == "waive":
+        it.publisher.call("POST", f"/bills/{it.bills()[number].id}/waive", {"reason": "a gift"})
+    else:
+        it.publisher.call("POST", f"/invoices/{it.invoice_of(number)}/{how}", {}, Idempotency_Key=how)
+    it.world.settle()
+
+
+def begun_and_let_off(life: Begin, how: str, gold: Terms) -> Life:
+    """January's opening bill is let off."""
+    it = life(gold, hold_above=100) if how == "waive" else life(gold)
+    it.declines()
+    it.until("01-02")
+    let_off(it, how)
+    it.declines("succeed")
+    return it
+
+
+HOW = ["waive", "void", "mark-uncollectible"]
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_a_bill_that_was_let_off_gives_nothing_back(life: Begin, how: str) -> None:
+    it = begun_and_let_off(life, how, A_DOLLAR_A_DAY)
+    it.until("01-10")
+    it.do("pause")
+    it.until("01-21")
+    it.do("resume")
+    it.until("01-25")
+    assert it.asked() == [3100, 0, 1100]
+    assert it.carries() == 0
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_the_last_bill_after_one_that_was_let_off_leaves_nothing(life: Begin, how: str) -> None:
+    it = begun_and_let_off(life, how, A_DOLLAR_A_DAY)
+    it.until("01-10")
+    it.do("cancel", when="now")
+    it.until("01-20")
+    assert [(bill.status, bill.carry_out) for bill in it.bills()][1:] == [("empty", 0)]
+    assert it.given_back() == 0
+
+
+@pytest.mark.parametrize("how", ["void", "mark-uncollectible"])
+def test_a_correction_of_a_bill_that_was_let_off_gives_nothing(life: Begin, how: str) -> None:
+    it = life(terms(calls()))
+    it.declines()
+    it.until("01-05")
+    it.use("2026-01-05", 100)
+    it.until("02-03")
+    let_off(it, how)
+    it.declines("succeed")
+    it.correct("2026-01-05", -40)
+    it.until("02-05")
+    it.use("2026-02-05", 100)
+    it.until("03-05")
+    assert it.asked() == [1000, 1000]
+
+
+@pytest.mark.parametrize(("voided", "months"), [("02-05", (2600, 3100)), ("03-05", (3100, 2600))])
+def test_credit_that_had_gone_into_a_bill_let_off_comes_back_once(
+    life: Begin, voided: str, months: tuple[int, int]
+) -> None:
+    it = life(A_DOLLAR_A_DAY)
+    it.until("01-05")
+    it.do("pause")
+    it.until("01-11")
+    it.do("resume")
+    it.until("01-12")
+    it.declines()
+    it.until(voided)
+    let_off(it, "void", 3)
+    it.until("05-05")
+    # 5.00 of the pause's 26.00 were left when January went on; they had gone into what was asked in February
+    assert it.asked() == [3100, 0, 0, 3100 - 500, *months, 3100]
