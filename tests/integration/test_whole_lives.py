@@ -1,7 +1,14 @@
 """Whole lives, to the cent: each instant is paid for once, by the version it was lived under, whatever happened."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
 import pytest
 
+from monetize.adapters.stripe.invoices import StripeInvoices
+from monetize.domain.collecting import DraftRequest, HeldInvoice, InvoiceLine
 from tests.integration.life_fixtures import Begin, Life, Terms, calls, flat, life, terms
 
 __all__ = ["life"]
@@ -323,3 +330,59 @@ def test_credit_that_had_gone_into_a_bill_let_off_comes_back_once(
     it.until("05-05")
     # 5.00 of the pause's 26.00 were left when January went on; they had gone into what was asked in February
     assert it.asked() == [3100, 0, 0, 3100 - 500, *months, 3100]
+
+
+# --- two tax treatments in one bill ---
+
+
+def changed_with_tax(life: Begin, first: str, second: str) -> Life:
+    """At 20 % tax: from 31.00 to 62.00 on the 11th of January, each with its own tax behavior; 300 calls before."""
+    taxed = {"tax_code": "txcd_10103001"}
+    silver = terms(flat(6200, "silver"), calls(), tax_behavior=second, **taxed)
+    gold = terms(flat(3100), calls(), tax_behavior=first, **taxed)
+    it = life(gold, {"Silver": silver}, automatic_tax=True)
+    it.system.emulator.account(it.account).tax_percentage = Decimal(20)
+    it.until("01-05")
+    it.use("2026-01-05", 300)
+    it.until("01-11")
+    it.do("change", tier=it.tiers["Silver"], when="now")
+    return it
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "taxes", "total"),
+    [
+        ("exclusive", "inclusive", 180 + 700, 900 + 180 + 4200),  # a fifth on top of the calls; a sixth of the fee
+        ("inclusive", "exclusive", 150 + 840, 900 + 4200 + 840),
+    ],
+)
+def test_each_line_of_a_bill_says_its_own_tax(life: Begin, first: str, second: str, taxes: int, total: int) -> None:
+    it = changed_with_tax(life, first, second)
+    it.until("01-15")
+    bill, invoice = it.bills()[-1], it.invoices()[-1]
+    assert (bill.status, bill.subtotal, bill.carry_out) == ("paid", (3000 - 2100) + 4200, 0)
+    assert (sum(each["amount"] for each in invoice["total_taxes"]), invoice["total"]) == (taxes, total)
+
+
+@pytest.mark.parametrize("wrong", [{"amount": 1}, {"tax_behavior": "exclusive"}, {"tax_behavior": "inclusive"}])
+def test_a_bill_with_both_taxes_that_stripe_holds_otherwise_is_parked(
+    life: Begin, monkeypatch: pytest.MonkeyPatch, wrong: dict[str, Any]
+) -> None:
+    it = changed_with_tax(life, "exclusive", "inclusive")
+    honest = StripeInvoices.add_lines
+
+    def add(self: StripeInvoices, wanted: DraftRequest, invoice: str, lines: Sequence[InvoiceLine]) -> HeldInvoice:
+        return honest(self, wanted, invoice, [replace(line, **wrong) for line in lines])
+
+    monkeypatch.setattr(StripeInvoices, "add_lines", add)
+    it.until("01-15")
+    assert (it.bills()[-1].status, it.bills()[-1].reason) == ("parked", "total_differs")
+    assert it.invoices()[-1]["status"] == "draft"
+
+
+def test_a_taxed_bill_of_more_lines_than_an_invoice_answers_at_once_is_compared_whole(life: Begin) -> None:
+    fees = [flat(100 + number, f"fee-{number}") for number in range(12)]
+    it = life(terms(*fees, calls(), tax_behavior="exclusive", tax_code="txcd_10103001"), automatic_tax=True)
+    it.system.emulator.account(it.account).tax_percentage = Decimal(20)
+    it.until("01-02")
+    assert [(bill.status, bill.subtotal) for bill in it.bills()] == [("paid", 1266)]

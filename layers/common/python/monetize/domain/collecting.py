@@ -56,6 +56,7 @@ class HeldInvoice:
     amount_remaining: int
     number: str
     lines: tuple[int, ...]  # the amounts of the first page of lines, at most 250
+    taxed: frozenset[tuple[int, str]] = frozenset()  # amount and tax behavior of those of them that bear tax
     line_count_complete: bool
     bill: str
     attempt: int
@@ -71,7 +72,8 @@ def differences(held: HeldInvoice, lines: Sequence[InvoiceLine], currency: str, 
     """What Stripe's draft has otherwise than ours, in words; empty when they agree to the minor unit.
 
     Where prices include tax, our amounts are compared with the total; otherwise with the total without tax; with what
-    is listed where a change of version brought both.
+    is listed where a change of version brought both. What is listed is the same whichever way a line is taxed, so each
+    line that bears tax is compared too.
     """
     found = []
     if held.currency != currency:
@@ -81,6 +83,10 @@ def differences(held: HeldInvoice, lines: Sequence[InvoiceLine], currency: str, 
     ours = sorted(line.amount for line in lines)
     if held.line_count_complete and sorted(held.lines) != ours:
         found.append(f"{len(held.lines)} lines {sum(held.lines)} instead of {len(ours)} lines {sum(ours)}")
+    told = {(line.amount, line.tax_behavior) for line in lines}
+    for amount, behavior in sorted(held.taxed - told):
+        if (amount, "unspecified") not in told:
+            found.append(f"a line of {amount} with tax {behavior}")
     included = {line.tax_behavior == "inclusive" for line in lines}
     total = held.listed if len(included) > 1 else held.total if True in included else held.subtotal
     if total != sum(ours):

@@ -92,8 +92,8 @@ class StripeInvoices:
             return held
         with told_as_ours():
             page = self.stripe.v1.invoices.line_items.list(held.id, {"limit": 100}, options(account))
-            amounts = tuple(int(line.amount) for line in page.auto_paging_iter())
-        return replace(held, lines=amounts, line_count_complete=True)
+            lines = [line.to_dict() for line in page.auto_paging_iter()]
+        return replace(held, lines=_amounts(lines), taxed=_taxed(lines), line_count_complete=True)
 
     def of_customer(self, account: str, customer: str, since: datetime) -> Iterator[HeldInvoice]:
         """The customer's invoices since an instant, newest first: a list is consistent, a search is an hour behind."""
@@ -149,7 +149,8 @@ def _held(invoice: Mapping[str, Any]) -> HeldInvoice:
         amount_paid=int(invoice["amount_paid"]),
         amount_remaining=int(invoice["amount_remaining"]),
         number=str(invoice.get("number") or ""),
-        lines=tuple(int(line["amount"]) for line in lines["data"]),
+        lines=_amounts(lines["data"]),
+        taxed=_taxed(lines["data"]),
         line_count_complete=not lines["has_more"],
         bill=str(metadata.get("bill", "")),
         attempt=int(metadata.get("attempt", 0)),
@@ -158,4 +159,14 @@ def _held(invoice: Mapping[str, Any]) -> HeldInvoice:
         attempted=int(invoice.get("attempt_count") or 0),
         hosted_url=str(invoice.get("hosted_invoice_url") or ""),
         pdf_url=str(invoice.get("invoice_pdf") or ""),
+    )
+
+
+def _amounts(lines: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+    return tuple(int(line["amount"]) for line in lines)
+
+
+def _taxed(lines: Sequence[Mapping[str, Any]]) -> frozenset[tuple[int, str]]:
+    return frozenset(
+        (int(line["amount"]), str(tax["tax_behavior"])) for line in lines for tax in line.get("taxes") or ()
     )
