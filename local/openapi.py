@@ -14,6 +14,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from http import HTTPStatus
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,8 @@ def _of_resolver(function: str) -> Json:
         tail = re.sub(r"\W", "_", path) + f"_{method}"
         operation["operationId"] = name.removesuffix(tail)
         if operation["operationId"] in preconditions:
-            operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/IfMatch"})
+            name = "OptionalIfMatch" if (method, path) == MATCHES_WHAT_IS_THERE else "IfMatch"
+            operation.setdefault("parameters", []).append({"$ref": f"#/components/parameters/{name}"})
     return described
 
 
@@ -196,23 +198,64 @@ def _routed(path: str, method: str, routes: list[Route]) -> Route:
 def _finish(path: str, method: str, operation: Json, route: Route, examples: Sequence[Request]) -> None:
     parameters: list[Json] = operation.setdefault("parameters", [])
     references = {each.get("$ref", "").rpartition("/")[2] for each in parameters}
-    if method == "post" and route.authorizer is not None and "IdempotencyKey" not in references:
-        parameters.append({"$ref": "#/components/parameters/IdempotencyKey"})
+    takes_key = method == "post" and route.authorizer is not None and path not in TAKES_NO_KEY
+    if takes_key and "IdempotencyKey" not in references:
+        key = "RequiredIdempotencyKey" if path in NEEDS_KEY else "IdempotencyKey"
+        parameters.append({"$ref": f"#/components/parameters/{key}"})
     if not parameters:
         del operation["parameters"]
     responses: Json = operation["responses"]
     responses.pop("422", None)
     for response in responses.values():
         _tell_tables(response)
-    responses.get("204", {}).pop("content", None)
-    for code in ("4XX", "5XX"):
-        responses.setdefault(code, {"$ref": "#/components/responses/Problem"})
+    for empty in ("204", "303"):
+        responses.get(empty, {}).pop("content", None)
     if route.authorizer is not None:
         operation["security"] = [{"token": []}]
-        responses.setdefault("401", {"$ref": "#/components/responses/Unauthorized"})
     else:
         operation["security"] = [{"gatewayKey": []}] if path in GATEWAY_KEY_ROUTES else []
+    for status in sorted(_refusals(path, method, operation)):
+        responses[str(int(status))] = {"$ref": f"#/components/responses/{REFUSED.get(status, 'Problem')}"}
+    responses["5XX"] = {"$ref": "#/components/responses/Unavailable"}
     _add_example(path, method, operation, examples)
+
+
+def _refusals(path: str, method: str, operation: Json) -> Iterator[HTTPStatus]:
+    """The statuses of an operation's refusals, from what it asks for: no other is answered, which tests hold."""
+    named: dict[str, Json] = {
+        each.get("name") or each["$ref"].rpartition("/")[2]: each for each in operation.get("parameters", ())
+    }
+    checked = [each for name, each in named.items() if not name.endswith("IfMatch") and not _is_any_text(each)]
+    hot = path in GATEWAY_KEY_ROUTES or path.startswith(("/publisher/", "/stripe/"))
+    yield HTTPStatus.TOO_MANY_REQUESTS
+    if operation["security"]:
+        yield HTTPStatus.UNAUTHORIZED
+    if operation["security"] == [{"token": []}]:
+        yield HTTPStatus.FORBIDDEN
+    if "{" in path or "publisher" in named or path in OF_THE_CALLER or ("requestBody" in operation and not hot):
+        yield HTTPStatus.NOT_FOUND
+    if (checked or method in ("post", "put")) and not path.endswith(("/usage/events", "/stripe/webhook")):
+        yield HTTPStatus.UNPROCESSABLE_ENTITY
+    if method in ("post", "put"):
+        yield from (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        if not path.endswith(("/entitlements/check", "/stripe/webhook")):
+            yield HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    if method != "get" and not hot:
+        yield from (HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED)
+    if path == "/invoices/{invoice}/payment-link":
+        yield HTTPStatus.CONFLICT
+    if "IfMatch" in named:
+        yield HTTPStatus.PRECONDITION_REQUIRED
+    if path in ("/monetization/connect", "/monetization/enable"):
+        yield HTTPStatus.PAYMENT_REQUIRED
+    if path == "/stripe/oauth/callback":
+        yield HTTPStatus.BAD_REQUEST
+
+
+def _is_any_text(parameter: Json) -> bool:
+    """A part of the path that may be anything: what is none of ours is not found, never invalid."""
+    schema: Json = parameter.get("schema", {})
+    return parameter.get("in") == "path" and schema.get("type") == "string"
 
 
 def _tell_tables(response: Json) -> None:
@@ -250,6 +293,28 @@ def _examples(events: Path) -> Iterator[Request]:
             yield http["method"].lower(), event["rawPath"], event
 
 
+REFUSED = {
+    HTTPStatus.UNAUTHORIZED: "Unauthorized",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "TooLarge",
+    HTTPStatus.TOO_MANY_REQUESTS: "TooMany",
+}
+# Asked again, these look at what there is: an address at Stripe, a decision. They neither need a key nor look at one.
+TAKES_NO_KEY = {
+    "/monetization/connect",
+    "/publisher/entitlements/check",
+    "/subscriptions/{subscription}/checkout",
+    "/subscriptions/{subscription}/portal",
+}
+# What moves money: the key is its natural key, for ever.
+NEEDS_KEY = {
+    "/usage/corrections",
+    *(f"/subscriptions/{{subscription}}/{what}" for what in ("topups", "discounts")),
+    *(f"/invoices/{{invoice}}/{what}" for what in ("credit-notes", "refunds", "void", "retry", "mark-uncollectible")),
+}
+# The first time there is nothing to match.
+MATCHES_WHAT_IS_THERE = ("put", "/subscriber")
+# What the caller itself may not have yet.
+OF_THE_CALLER = {"/monetization", "/monetization/enable", "/subscriber", "/subscriber/erase", "/billing-runs/hold"}
 INFO: Json = {
     "title": "API monetization",
     "version": "1",
@@ -288,6 +353,19 @@ PARAMETERS: Json = {
         "description": "The same key with the same request is carried out once in 24 hours and answered the same.",
         "schema": {"type": "string", "minLength": 1, "maxLength": 255},
     },
+    "RequiredIdempotencyKey": {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "required": True,
+        "description": "The same key with the same request is carried out once, for ever, and answered the same.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    },
+    "OptionalIfMatch": {
+        "name": "If-Match",
+        "in": "header",
+        "description": "The ETag of what was read, unless there is nothing yet; 412 when it changed since.",
+        "schema": {"type": "string"},
+    },
     "IfMatch": {
         "name": "If-Match",
         "in": "header",
@@ -296,18 +374,23 @@ PARAMETERS: Json = {
         "schema": {"type": "string"},
     },
 }
+
+
+def _by_gateway_or_us(description: str) -> Json:
+    content = {"application/json": "GatewayMessage", "application/problem+json": "Problem"}
+    schemas = {kind: {"schema": {"$ref": f"#/components/schemas/{name}"}} for kind, name in content.items()}
+    return {"description": description, "content": schemas}
+
+
 RESPONSES: Json = {
     "Problem": {
         "description": "Refused, and why",
         "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
     },
-    "Unauthorized": {
-        "description": "No valid token (the gateway's own answer), or a token that is not enough",
-        "content": {
-            "application/json": {"schema": {"$ref": "#/components/schemas/GatewayMessage"}},
-            "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}},
-        },
-    },
+    "Unauthorized": _by_gateway_or_us("No valid token (the gateway's own answer), or a token that is not enough"),
+    "TooLarge": _by_gateway_or_us("A body above 256 KB (ours), or above 10 MB (the gateway's own answer)"),
+    "TooMany": _by_gateway_or_us("Too many requests, by the gateway's throttles or by ours"),
+    "Unavailable": _by_gateway_or_us("Something failed or is busy: the same request may be sent again"),
 }
 SECURITY_SCHEMES: Json = {
     "token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},

@@ -118,7 +118,10 @@ def send(
     other: Mapping[str, str] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> tuple[int, dict[str, str], bytes]:
-    """The operation with ids from `own` (by kind), but `other` (by parameter or member) where that says so."""
+    """The operation with ids from `own` (by kind), but `other` (by parameter or member) where that says so.
+
+    An empty header is left out.
+    """
     other = other or {}
 
     def chosen(name: str) -> str:
@@ -136,7 +139,8 @@ def send(
     if operation.body is not None:
         body = filled(operation.body, own, other)
     sent = {"If-Match": '"1"', "Idempotency-Key": f"abuse-{number}", **(headers or {})}
-    return system.call(operation.method, path, body, token=token, headers=sent)
+    given = {name: value for name, value in sent.items() if value}
+    return system.call(operation.method, path, body, token=token, headers=given)
 
 
 def filled(value: Any, own: Mapping[str, str], other: Mapping[str, str], name: str = "") -> Any:

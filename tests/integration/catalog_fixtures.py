@@ -27,6 +27,7 @@ from monetize.domain.audit import AuditEntry
 from monetize.domain.publishers import BillingSettings, Publisher, StripeLink
 from monetize.domain.subscriptions import Span, Subscription
 from monetize.services.catalog import default_tiers
+from tests.integration.documented import documented
 
 ROOT = Path(__file__).resolve().parents[2]
 EVENTS = ROOT / "events"
@@ -116,7 +117,7 @@ class Desk:
         if "authorizer" in sent["requestContext"]:
             claims = sent["requestContext"]["authorizer"]["jwt"]["claims"]
             claims |= {"sub": user, "organization": org, "roles": roles}
-        answer = handler(sent, CONTEXT)
+        answer = documented(sent, handler(sent, CONTEXT))
         return Answer(answer["statusCode"], answer.get("headers", {}), answer.get("body") or "")
 
     def make(self, event: str, body: Any, **how: Any) -> Any:

@@ -29,6 +29,7 @@ from monetize.domain.meters import Meter
 from monetize.domain.plans import Plan, PlanTerms, PlanVersion, wso2_terms
 from monetize.domain.publishers import Publisher, StripeLink
 from monetize.domain.subscriptions import Subscription
+from tests.integration.documented import documented
 
 ROOT = Path(__file__).resolve().parents[2]
 EVENTS = ROOT / "events"
@@ -109,7 +110,7 @@ class Shop:
         sent["headers"] |= headers or {}
         claims = sent["requestContext"]["authorizer"]["jwt"]["claims"]
         claims |= {"sub": user, "organization": org, "roles": roles}
-        answer = handler(sent, CONTEXT)
+        answer = documented(sent, handler(sent, CONTEXT))
         return Answer(answer["statusCode"], answer.get("headers", {}), answer.get("body") or "")
 
     def application(self, name: str = "App", org: str = "dev") -> str:

@@ -10,6 +10,7 @@ import pytest
 from functions.publish_events.app import handler as publish_handler
 from functions.reconcile.app import handler as reconcile_handler
 from functions.reports.app import handler
+from tests.integration.documented import documented
 from tests.integration.payment_fixtures import Shop, shop
 
 __all__ = ["shop"]
@@ -42,7 +43,7 @@ def ask(name: str, invoice: str, *, key: str | None = "", body: Any = None, **cl
         event["headers"]["idempotency-key"] = key
     if body is not None:
         event["body"] = json.dumps(body)
-    answer = handler(event, CONTEXT)
+    answer = documented(event, handler(event, CONTEXT))
     return answer["statusCode"], json.loads(answer["body"])
 
 

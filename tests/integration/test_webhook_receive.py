@@ -30,6 +30,7 @@ from monetize.domain.invoices import Invoice
 from monetize.domain.stripe_events import ACCOUNT, ASKED
 from monetize.services import payments, reconciling
 from monetize.services.applying import apply
+from tests.integration.documented import documented
 from tests.integration.payment_fixtures import START, Shop, shop
 
 __all__ = ["shop"]
@@ -68,7 +69,7 @@ def posted(
     sent["headers"]["stripe-signature"] = signature
     sent["body"] = base64.b64encode(raw).decode() if encoded else raw.decode()
     sent["isBase64Encoded"] = encoded
-    answer: dict[str, Any] = handler(sent, CONTEXT)
+    answer: dict[str, Any] = documented(sent, handler(sent, CONTEXT))
     return answer
 
 

@@ -33,6 +33,7 @@ from monetize.domain.publishers import Publisher
 from monetize.domain.subscriptions import PAID, Span, Subscription
 from monetize.services.entitling import Decisions
 from monetize.services.metering import Intake
+from tests.integration.documented import documented
 
 ROOT = Path(__file__).resolve().parents[2]
 EVENTS = ROOT / "events"
@@ -156,7 +157,7 @@ class Metered:
             if member in changes:
                 event[member] = changes[member]
         handler = ingest.handler if name.startswith("record_usage") else entitlement.handler
-        answered = handler(event, CONTEXT)  # type: ignore[arg-type]
+        answered = documented(event, handler(event, CONTEXT))  # type: ignore[arg-type]
         return Answer(answered["statusCode"], answered["headers"], answered["body"])
 
     def send(self, *events: dict[str, Any], key: str = "") -> Answer:
