@@ -415,6 +415,22 @@ def test_an_invoice_that_is_paid_by_hand_is_past_due_after_its_date(shop: Shop) 
     assert shop.subscription().payment_state == "suspended"
 
 
+def test_an_invoice_that_the_customer_pays_by_itself_is_charged_once_for_each_request_and_never_by_itself(
+    shop: Shop,
+) -> None:
+    shop.decline()
+    made = shop.sent(collection="send_invoice")
+    shop.settle()
+    assert asked(shop, made, "retry", "first").action.made == "declined"
+    for day in range(1, 20):
+        shop.system.clock.move_to(START + day * DAY)
+        worked(shop, made)
+    assert len(charges(shop)) == 1
+    shop.accept()
+    assert asked(shop, made, "retry", "second").action.made == "paid"
+    assert (shop.invoice(made).status, shop.subscription().payment_state) == ("paid", "current")
+
+
 def test_a_due_date_that_passes_while_the_account_is_away_is_looked_at_when_it_is_back(shop: Shop) -> None:
     made = shop.sent(collection="send_invoice")
     shop.system.clock.move_to(START + timedelta(hours=1))
@@ -843,6 +859,26 @@ def test_a_credit_note_whose_refund_was_made_and_whose_note_was_not_goes_on_days
     assert (invoice.credited, invoice.credited_to_card, invoice.refunded) == (4900, 4900, 4900)
 
 
+def test_a_note_that_is_refused_when_its_refund_was_made_is_answered_with_the_refund(shop: Shop) -> None:
+    """The platform has its share, so the money goes first; somebody writes a note about it just then."""
+    made = shop.sent(charge=True, fee=490)
+    shop.settle()
+
+    def by_hand(moment: str, request: Any) -> None:
+        if moment == "before" and request.method == "POST" and request.path == "/v1/credit_notes":
+            shop.stripe.on_call = None
+            (refund,) = shop.stripe.accounts[shop.account].refunds
+            linked = [{"type": "refund", "refund": refund, "amount_refunded": 1000}]
+            params: Any = {"invoice": made.stripe_id, "amount": 1000, "refunds": linked}
+            shop.client.v1.credit_notes.create(params, shop.options)
+
+    shop.stripe.on_call = by_hand
+    done = asked(shop, made, "credit", amount=1000)
+    assert done.action.made.startswith("re_")
+    assert asked(shop, made, "credit", amount=1000).action.made == done.action.made
+    assert (shop.invoice(made).refunded, shop.invoice(made).credited) == (1000, 1000)
+
+
 def test_what_stripe_refuses_is_refused_for_good_and_audited_so(shop: Shop) -> None:
     made = shop.sent(charge=True)
     shop.settle()
@@ -999,6 +1035,18 @@ def test_a_correction_after_the_last_bill_is_credited_as_far_as_it_goes_once(sho
     assert (shop.invoice(made).credited, shop.invoice(made).refunded) == (4900, 4900)
     assert ("billing", "invoice.credit", made.id) in shop.audited()
     assert credit_correction(made.id, 10, "correction-2", shop.now, ports) == 0
+
+
+def test_a_correction_of_what_was_paid_outside_goes_to_the_balance(shop: Shop) -> None:
+    """Nobody gives cash back by itself: a note that says so would be a promise that nobody keeps."""
+    made = shop.sent()
+    shop.stripe.mark_paid(shop.account, made.stripe_id)
+    shop.settle()
+    assert credit_correction(made.id, 900, "correction-1", shop.now, wiring.payments()) == 900
+    shop.settle()
+    assert shop.stripe.accounts[shop.account].customers[shop.customer]["balance"] == -900
+    assert asked(shop, made, "credit", amount=500).action.amount == 500  # a person gave that
+    assert shop.stripe.accounts[shop.account].customers[shop.customer]["balance"] == -900
 
 
 def test_a_correction_that_was_interrupted_is_credited_although_the_invoice_was_paid_meanwhile(shop: Shop) -> None:

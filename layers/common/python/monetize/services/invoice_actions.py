@@ -19,6 +19,7 @@ from monetize.domain.money import chargeable_part, check_chargeable
 from monetize.services.payments import ACTING, SILENT, Around, Ports, Written, around_of, audit, bring_up, charge
 from monetize.services.subscription_access import Person, until_unchanged
 
+AUTO: Final = "auto"  # nobody asked: what was paid outside goes to the balance, since nobody gives cash back
 SETTLED: Final = frozenset({"sent", "empty", "paid", "void", "uncollectible"})
 
 
@@ -29,7 +30,7 @@ class Request:
     what: str  # credit, refund, void, write_off, retry
     key: str
     amount: int | None = None
-    to: str = ""  # of a credit: invoice, card, balance, outside; empty lets the invoice's state decide
+    to: str = ""  # of a credit: invoice, card, balance, outside; empty lets the invoice's state decide, as AUTO does
     reason: str = ""
     memo: str = ""
 
@@ -68,13 +69,13 @@ def credit_correction(invoice_id: str, amount: int, key: str, now: datetime, por
     if before is not None and before.done_at is not None:
         return 0 if before.refused else before.amount
     invoice = until_unchanged(lambda: bring_up(around_of(invoice_id, now, ports), now, ports)).invoice
-    to = _target(invoice, "")
+    to = _target(invoice, AUTO)
     most = chargeable_part(min(amount, _creditable(invoice, to)), invoice.currency)
     part = before.amount if before is not None else most
     if part <= 0:
         return 0
     # To where is decided as late as may be: what was begun on an open invoice goes on when it was paid meanwhile.
-    asked = Request(what="credit", key=key, amount=part, reason="order_change", memo="Correction of usage")
+    asked = Request(what="credit", key=key, amount=part, to=AUTO, reason="order_change", memo="Correction of usage")
     return _act("billing", invoice_id, asked, now, ports).action.amount
 
 
@@ -226,6 +227,8 @@ def _name(invoice_id: str, whose: str, what: str, key: str) -> str:
 def _target(invoice: Invoice, to: str) -> str:
     if invoice.status != "paid":
         return "invoice"
+    if to == AUTO:
+        return "card" if invoice.payment and not invoice.out_of_band else "balance"
     return to or ("outside" if invoice.out_of_band else "card" if invoice.payment else "balance")
 
 

@@ -10,7 +10,7 @@ import stripe
 from monetize.adapters.stripe.client import options, told_as_ours
 from monetize.domain.collecting import InvoiceLine
 from monetize.domain.dunning import ACTION, Collected, FoundCustomer
-from monetize.domain.errors import NotFound
+from monetize.domain.errors import AccountUnreachable, NotFound, ProviderRefused
 from monetize.domain.stripe_events import OURS
 
 
@@ -112,7 +112,9 @@ class StripePayments:
         """A credit note. `to`: invoice (less is open), card (money back), balance (for the customer's next invoice).
 
         A refund that a note makes itself leaves the platform its share: where there is one, the refund is made first.
+        It is what is answered where Stripe then refuses the note: the money went back.
         """
+        made_first = ""
         params: dict[str, Any] = {"invoice": invoice, "amount": amount, "metadata": {OURS: "credit_note", "key": key}}
         if to == "card" and self._has_fee(account, payment):
             made_first = self.refunded_under(account, payment, key) or self.refund(account, payment, amount, "", key)
@@ -127,11 +129,18 @@ class StripePayments:
             params["reason"] = reason
         if memo:
             params["memo"] = memo
-        with told_as_ours():
-            made = self.stripe.v1.credit_notes.create(
-                params,  # type: ignore[arg-type] # built by part; the emulator checks it against the same types
-                options(account, key),
-            )
+        try:
+            with told_as_ours():
+                made = self.stripe.v1.credit_notes.create(
+                    params,  # type: ignore[arg-type] # built by part; the emulator checks it against the same types
+                    options(account, key),
+                )
+        except AccountUnreachable:
+            raise
+        except ProviderRefused:
+            if not made_first:
+                raise
+            return made_first
         return str(made.id)
 
     def _has_fee(self, account: str, payment: str) -> bool:
