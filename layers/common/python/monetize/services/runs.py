@@ -55,12 +55,16 @@ from monetize.domain.subscriptions import (
 )
 from monetize.domain.usage import Counters, LedgerMismatch
 from monetize.services import rating_bills, running
-from monetize.services.billing import PREVIOUS_OPEN, RELEASED, held_for, let_follow
+from monetize.services.billing import PREVIOUS_OPEN, RELEASED, held_for, let_follow, split_bill_id
 from monetize.services.reporting import Page, bounds
 from monetize.services.subscribing import settled
 
-PAGE: Final = 40  # subscriptions of one step: it is one transaction
+PAGE: Final = 30  # results of one step: it is one transaction
 STEPS: Final = 10  # of one message
+TRIES: Final = 5
+OPEN: Final = ("claimed", "rated", "drafted", "parked", "held")  # begun, and not sent
+WAITING: Final = "WAITING#"  # where a shard's bills that wait for a person begin, behind all that is due
+WORKED_ON: Final = timedelta(days=1)  # how far ahead the next attempt of an open bill may lie
 LOOKED_AT: Final = 1_000  # entries of the to-do list read at once
 MOST_EDGES: Final = 24  # of one subscription: two years behind
 AHEAD: Final = timedelta(days=62)  # how far into the future a dry run may look
@@ -77,6 +81,8 @@ class Runs(Protocol):
     def due_page(
         self, shard: int, after: str | None, through: datetime, scope: str, limit: int
     ) -> tuple[Sequence[tuple[str, Due]], bool]: ...
+    def waiting_page(self, shard: int, after: str, pub: str, limit: int) -> tuple[Sequence[tuple[str, str]], bool]: ...
+    def seen(self, run_id: str, bills: Collection[str]) -> frozenset[str]: ...
     def any_due(self, shard: int, now: datetime, scope: str) -> bool: ...
     def due_count(self, shard: int, now: datetime, scope: str) -> int: ...
     def part(self, run_id: str, shard: int) -> RunPart | None: ...
@@ -103,6 +109,8 @@ class Store(Protocol):
     def subscription(self, sub: str) -> Subscription | None: ...
     def publisher(self, pub: str) -> Publisher | None: ...
     def subscriber(self, pub: str, subr: str) -> Subscriber | None: ...
+    def bill(self, sub: str, edge: datetime) -> Bill | None: ...
+    def lines(self, sub: str, edge: datetime) -> BillLines | None: ...
     def bill_before(self, sub: str, edge: datetime) -> Bill | None: ...
     def bill_after(self, sub: str, edge: datetime) -> Bill | None: ...
     def unpark(self, bill: Bill) -> Bill: ...
@@ -185,8 +193,10 @@ class Imagined:
         return self.stored.meters(pub, ids, numbers)
 
     def rated_before(self, sub: str, edge: datetime, since: datetime) -> tuple[BillLines, ...]:
-        """The frozen lines of the bills before an edge, and the imagined ones."""
-        return (*self.stored.rated_before(sub, edge, since), *self.imagined)
+        """The frozen lines of the bills before an edge, and the imagined ones of those that are still not rated."""
+        stored = self.stored.rated_before(sub, edge, since)
+        known = {each.edge for each in stored}
+        return (*stored, *(each for each in self.imagined if each.edge not in known))
 
     def lines(self, sub: str, edge: datetime) -> BillLines | None:
         """The lines of one bill, imagined or frozen."""
@@ -280,18 +290,23 @@ def dry_steps(run_id: str, shard: int, now: datetime, ports: Ports) -> str:
 
 
 def _dry_step(run: Run, part: RunPart, now: datetime, ports: Ports) -> RunPart | None:
-    limit = LOOKED_AT if run.publisher else PAGE
-    entries, more = ports.runs.due_page(part.shard, part.after, run.through, run.scope, limit)
-    results: list[RunResult] = []
-    found, after = 0, part.after
-    for position, due in entries:
-        if found >= PAGE or len(results) >= PAGE:
-            more = True
-            break
-        after = position
-        if due.kind == "subscription" and run.publisher in ("", due.group):
-            found += 1
-            results += would_pay(run, due.id, ports)
+    for _ in range(TRIES):
+        moved, results, totals = _stepped(run, part, now, ports)
+        if ports.runs.advance(moved, results, totals):
+            return replace(moved, rev=part.rev + 1)
+        latest = ports.runs.part(run.id, part.shard)
+        if (latest.rev if latest is not None else 0) != part.rev:
+            return None
+        # Another shard found one of these bills meanwhile: claimed, parked or released while the run passes.
+    raise Unavailable("storage_busy", "Others are changing the same. Try again.", retry_after=1)
+
+
+def _stepped(
+    run: Run, part: RunPart, now: datetime, ports: Ports
+) -> tuple[RunPart, Sequence[RunResult], Sequence[PublisherTotals]]:
+    found, after, more, results = (_waiting if (part.after or "").startswith(WAITING) else _due)(run, part, ports)
+    seen = ports.runs.seen(run.id, [each.id for each in results])
+    results = [each for each in results if each.id not in seen]
     counts, amounts, last = dict(part.counts), dict(part.amounts), dict(part.last)
     by_publisher: dict[str, tuple[dict[str, int], dict[str, int], dict[str, int]]] = {}
     for each in results:
@@ -315,9 +330,42 @@ def _dry_step(run: Run, part: RunPart, now: datetime, ports: Ports) -> RunPart |
         outliers=foremost((*part.outliers, *(each.outlier() for each in results))),
         updated_at=now,
     )
-    if not ports.runs.advance(moved, results, totals):
-        return None
-    return replace(moved, rev=part.rev + 1)
+    return moved, results, totals
+
+
+def _due(run: Run, part: RunPart, ports: Ports) -> tuple[int, str | None, bool, list[RunResult]]:
+    """What is due up to the run's instant, and the bills that workers are on: how many, up to where, whether all."""
+    beyond = (part.after or "") > f"{run.through:%Y-%m-%dT%H:%M:%SZ}"
+    limit = LOOKED_AT if run.publisher or beyond else PAGE
+    horizon = max(run.through, run.created_at) + WORKED_ON
+    entries, more = ports.runs.due_page(part.shard, part.after, horizon, run.scope, limit)
+    results: list[RunResult] = []
+    found, after = 0, part.after
+    for position, due in entries:
+        if found >= PAGE or len(results) >= PAGE:
+            more = True
+            break
+        made: list[RunResult] = []
+        if run.publisher in ("", due.group):
+            if due.kind == "subscription" and due.at <= run.through:
+                made = list(would_pay(run, due.id, ports))
+            elif due.kind == "bill":
+                made = list(_open(run, due.id, ports))
+        if results and len(results) + len(made) > PAGE:
+            more = True
+            break
+        after = position
+        found += bool(made)
+        results += made
+    return found, (after if more else WAITING), True, results
+
+
+def _waiting(run: Run, part: RunPart, ports: Ports) -> tuple[int, str | None, bool, list[RunResult]]:
+    """The bills that wait for a person, after all that is due."""
+    position = (part.after or "").removeprefix(WAITING)
+    page, more = ports.runs.waiting_page(part.shard, position, run.publisher, PAGE)
+    results = [result for _, bill in page for result in _open(run, bill, ports)]
+    return len(results), WAITING + (page[-1][0] if page else position), more, results
 
 
 def _close_dry(run: Run, now: datetime, ports: Ports) -> None:
@@ -354,8 +402,7 @@ def would_pay(run: Run, sub: str, ports: Ports) -> Iterator[RunResult]:
     if subscription is None or publisher is None:
         return
     at, grace = run.through, publisher.settings.grace_hours
-    imagined: list[BillLines] = []
-    previous: Bill | None = None
+    before: _Before | None = None
     for _ in range(MOST_EDGES):
         if subscription.due_at is None or subscription.due_at > at:
             return
@@ -378,41 +425,79 @@ def would_pay(run: Run, sub: str, ports: Ports) -> Iterator[RunResult]:
             discounts=discounts_in_force(moved),
             created_at=at,
         )
-        if previous is None:
-            previous = ports.store.bill_before(sub, edge)
-        result, lines = _result(run, bill, subscription, publisher, previous, imagined, ports)
+        before = before or _before(bill, subscription, publisher, ports)
+        result, lines = _result(run, bill, subscription, publisher, before, ports)
         yield result
         if lines is None:
             return
-        imagined.append(lines)
-        previous = replace(bill, status="sent", subtotal=lines.subtotal, lines=len(lines.lines))
+        before.imagined.append(lines)
+        before.previous = replace(bill, status="sent", subtotal=lines.subtotal, lines=len(lines.lines))
+
+
+@dataclass(slots=True)
+class _Before:
+    """The bill before, and what was imagined of those that nobody rated yet. `waits`: one of them for a person."""
+
+    previous: Bill | None
+    imagined: list[BillLines]
+    waits: bool = False
+
+
+def _before(bill: Bill, subscription: Subscription, publisher: Publisher, ports: Ports) -> _Before:
+    """Those before a bill that were claimed or parked and never rated are rated first, as they will be."""
+    unrated: list[Bill] = []
+    previous = ports.store.bill_before(bill.subscription, bill.edge)
+    while previous is not None and _unrated(previous, ports):
+        unrated.append(previous)
+        previous = ports.store.bill_before(previous.subscription, previous.edge)
+    found = _Before(previous, [])
+    for each in reversed(unrated):
+        found.waits = found.waits or each.status == "parked"
+        lines, _ = _rated(each, subscription, publisher, found, ports)
+        found.imagined += [lines] if lines is not None else []
+        found.previous = replace(each, subtotal=lines.subtotal if lines is not None else 0)
+    return found
+
+
+def _unrated(bill: Bill, ports: Ports) -> bool:
+    return bill.status in ("claimed", "parked") and ports.store.lines(bill.subscription, bill.edge) is None
+
+
+def _open(run: Run, bill_id: str, ports: Ports) -> Iterator[RunResult]:
+    """What a bill that was begun and is not sent comes to: being worked on, or waiting for a person."""
+    sub, edge = split_bill_id(bill_id)
+    bill, subscription = ports.store.bill(sub, edge), ports.store.subscription(sub)
+    publisher = ports.store.publisher(bill.publisher) if bill is not None else None
+    if bill is None or subscription is None or publisher is None or bill.due_scope != run.scope:
+        return
+    if bill.status in OPEN:
+        yield _result(run, bill, subscription, publisher, _before(bill, subscription, publisher, ports), ports)[0]
+
+
+def _rated(
+    bill: Bill, subscription: Subscription, publisher: Publisher, before: _Before, ports: Ports
+) -> tuple[BillLines | None, str]:
+    """Its frozen lines, or what they would be; or why they cannot be told."""
+    stored = ports.store.lines(bill.subscription, bill.edge) if bill.rev else None
+    if stored is not None:
+        return stored, ""
+    try:
+        return ports.rate(before.imagined)(bill, subscription, publisher, before.previous), ""
+    except Refusal as refused:
+        return None, refused.code
+    except (ValueError, LookupError, ArithmeticError) as failed:
+        return None, type(failed).__name__
 
 
 def _result(
-    run: Run,
-    bill: Bill,
-    subscription: Subscription,
-    publisher: Publisher,
-    previous: Bill | None,
-    imagined: Sequence[BillLines],
-    ports: Ports,
+    run: Run, bill: Bill, subscription: Subscription, publisher: Publisher, before: _Before, ports: Ports
 ) -> tuple[RunResult, BillLines | None]:
-    last = previous.subtotal if previous is not None else None
-    lines: BillLines | None = None
-    amount, count = 0, 0
-    outcome, reason = "bill", ""
-    if previous is not None and previous.status in ("claimed", "parked") and previous.lines == 0:
-        outcome, reason = "parked", PREVIOUS_OPEN
-    else:
-        try:
-            lines = ports.rate(imagined)(bill, subscription, publisher, previous)
-        except Refusal as refused:
-            outcome, reason = "failed", refused.code
-        except (ValueError, LookupError, ArithmeticError) as failed:
-            outcome, reason = "failed", type(failed).__name__
+    last = before.previous.subtotal if before.previous is not None else None
+    lines, reason = _rated(bill, subscription, publisher, before, ports)
+    amount, count, outcome = 0, 0, "failed"
     if lines is not None:
         amount, count = lines.subtotal, len(lines.lines)
-        outcome, reason = _outcome(replace(bill, subtotal=amount), previous, publisher, ports)
+        outcome, reason = _outcome(replace(bill, subtotal=amount), before, publisher, ports)
     exponent = currency_of(bill.currency).exponent if bill.currency else 2
     result = RunResult(
         run=run.id,
@@ -431,11 +516,15 @@ def _result(
     return result, lines
 
 
-def _outcome(bill: Bill, previous: Bill | None, publisher: Publisher, ports: Ports) -> tuple[str, str]:
+def _outcome(bill: Bill, before: _Before, publisher: Publisher, ports: Ports) -> tuple[str, str]:
     """What would become of a rated bill: sent, empty, held, or parked before Stripe hears of it."""
+    if bill.status in ("parked", "held"):
+        return bill.status, bill.reason
+    if before.waits:
+        return "parked", PREVIOUS_OPEN
     if bill.subtotal == 0:
         return "empty", ""
-    held = held_for(bill, previous, publisher, ports.store.bill_before)
+    held = None if bill.approved else held_for(bill, before.previous, publisher, ports.store.bill_before)
     if held is not None:
         return "held", held
     link = publisher.stripe

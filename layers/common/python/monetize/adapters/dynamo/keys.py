@@ -316,6 +316,11 @@ def run_publisher(run_id: str, pub: str = "", shard: int | None = None) -> Key:
     return Key(f"RUN#{run_id}#PUBS", f"{pub}#{shard:02d}" if shard is not None else pub)
 
 
+def run_seen(run_id: str, bill_id: str) -> Key:
+    """That a bill is in a dry run's sums: a worker may claim it, or a person release it, while the run passes."""
+    return Key(f"RUN#{run_id}#SEEN#{crc32(bill_id.encode()) % DUE_SHARDS:02d}", bill_id)
+
+
 def run_result(run_id: str, pub: str, rank: int = 0, sub: str = "") -> Key:
     """What one subscription would pay, the largest change first."""
     return Key(f"RUN#{run_id}#PUB#{pub}", f"{10**15 - 1 - rank:015d}#{sub}" if sub else "")

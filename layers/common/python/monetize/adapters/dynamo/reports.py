@@ -1,6 +1,6 @@
 """Runs, snapshots of reports, and the lists that people read: each in pages, none by a scan."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -296,9 +296,13 @@ class RunTable:
         return self.table.list(RunPart, keys.run(run_id).pk, "PART#").items
 
     def advance(self, part: RunPart, results: Sequence[RunResult], totals: Sequence[PublisherTotals]) -> bool:
-        """One step of one shard with what it found, all or nothing; False when another worker took this step."""
+        """One step of one shard with what it found, all or nothing.
+
+        False when another worker took this step, or another shard found one of these bills: it moved meanwhile.
+        """
         kept = part.updated_at + KEPT
         ops = [put(part, kept)]
+        ops += [claim(keys.run_seen(part.run, each.id), expires_at=kept) for each in results]
         ops += [Op("Put", {"Item": put(each, kept).body["Item"]}) for each in results]
         ops += [_publisher_sums(part, each, kept) for each in totals]
         try:
@@ -306,6 +310,14 @@ class RunTable:
         except Lost:
             return False
         return True
+
+    def seen(self, run_id: str, bills: Collection[str]) -> frozenset[str]:
+        """Which of these bills are in the run's sums already."""
+        return frozenset(bill for bill in bills if self.table.raw(keys.run_seen(run_id, bill)) is not None)
+
+    def waiting_page(self, shard: int, after: str, pub: str, limit: int) -> tuple[Sequence[tuple[str, str]], bool]:
+        """Parked and held bills of a shard (of one publisher, or of all) behind a position; whether more follows."""
+        return parked_page(self.table, shard, after, limit, pub)
 
     def publishers(self, run_id: str, after: str | None, limit: int) -> Page[PublisherTotals]:
         """A dry run's sums by publisher, in the order of their names."""
