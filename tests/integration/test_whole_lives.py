@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from local.http_client import Refused
 from monetize.adapters.stripe.invoices import StripeInvoices
 from monetize.domain.collecting import DraftRequest, HeldInvoice, InvoiceLine
 from tests.integration.life_fixtures import Begin, Life, Terms, calls, flat, life, terms
@@ -386,3 +387,42 @@ def test_a_taxed_bill_of_more_lines_than_an_invoice_answers_at_once_is_compared_
     it.system.emulator.account(it.account).tax_percentage = Decimal(20)
     it.until("01-02")
     assert [(bill.status, bill.subtotal) for bill in it.bills()] == [("paid", 1266)]
+
+
+# --- between an edge and its bill ---
+
+
+def test_a_month_cancelled_before_its_bill_is_charged_as_far_as_it_was_lived(life: Begin) -> None:
+    it = life(BY_THE_DAY)
+    it.until("02-01")  # its bill waits out the grace of a day
+    it.do("cancel", when="now")
+    it.until("02-05")
+    assert [(bill.subtotal, bill.carry_out) for bill in it.bills()] == [(8680, 0), (155, 0), (0, 0)]
+    assert it.given_back() == 0
+
+
+def test_a_year_cancelled_before_its_bill_is_charged_as_far_as_it_was_lived(life: Begin) -> None:
+    it = life(YEARLY)
+    it.until("2027-01-01")
+    it.do("cancel", when="now")
+    it.until("2027-01-05")
+    assert [(bill.subtotal, bill.carry_out) for bill in it.bills()] == [(36500, 0), *[(0, 0)] * 11, (50, 0), (0, 0)]
+    assert it.given_back() == 0
+
+
+# --- old corrections ---
+
+
+def test_a_correction_of_a_quarter_ago_is_billed_as_its_month_was_and_an_older_one_refused(life: Begin) -> None:
+    it = life(terms(flat(1000), calls(), minimum=1500))
+    it.until("01-30")
+    it.use("2026-01-30", 100)
+    it.until("05-02")  # 92 days later
+    assert it.correct("2026-01-30", -40)["outcome"] == "late"
+    it.use("2026-05-02", 100)
+    it.until("05-03")
+    with pytest.raises(Refused, match="day_too_old"):
+        it.correct("2026-01-30", -1, "a day later")
+    it.until("06-05")
+    # January came to 20.00, and to 16.00 with 40 calls less: above its minimum still, with the fee paid ahead
+    assert it.asked() == [1000, 2000, 1500, 1500, 1500, 2000 - 400]

@@ -49,6 +49,7 @@ BAD = {
     "too_many_charges": terms(*(replace(FEE, id=f"f{n}") for n in range(51))),
     "duplicate_charge": terms(FEE, FEE),
     "bad_charge_id": terms(replace(FEE, id="a b")),
+    "reserved_charge_id": terms(replace(FEE, id="minimum"), minimum=3000),
     "charge_without_name": terms(replace(FEE, name=" ")),
     "amount_missing": terms(replace(FEE, amount=None)),
     "negative_amount": terms(replace(FEE, amount=-1)),
@@ -86,6 +87,13 @@ def test_a_term_that_makes_no_sense_is_refused_by_name(code: str) -> None:
     with pytest.raises(Invalid) as refused:
         validate_terms(BAD[code], METERS)
     assert refused.value.code == code
+
+
+@pytest.mark.parametrize("ours", ["minimum", "maximum"])
+def test_no_charge_is_called_what_our_own_lines_are(ours: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        validate_terms(terms(FEE, replace(UNIT, id=ours)), METERS)
+    assert refused.value.code == "reserved_charge_id"
 
 
 def test_every_problem_is_told_at_once_with_its_place() -> None:
