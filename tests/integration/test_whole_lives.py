@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -414,15 +415,19 @@ def test_a_year_cancelled_before_its_bill_is_charged_as_far_as_it_was_lived(life
 
 
 def test_a_correction_of_a_quarter_ago_is_billed_as_its_month_was_and_an_older_one_refused(life: Begin) -> None:
-    it = life(terms(flat(1000), calls(), minimum=1500))
+    it = life(terms(flat(1000), calls(), minimum=1500), grace_hours=1)
     it.until("01-30")
     it.use("2026-01-30", 100)
+    it.until("04-30")
+    it.system.schedules.at_most_every = timedelta(hours=12)  # so that April's bill is made when it is due
     it.until("05-02")  # 92 days later
+    assert len(it.bills()) == 5
     assert it.correct("2026-01-30", -40)["outcome"] == "late"
     it.use("2026-05-02", 100)
     it.until("05-03")
     with pytest.raises(Refused, match="day_too_old"):
         it.correct("2026-01-30", -1, "a day later")
+    it.system.schedules.at_most_every = timedelta(days=2)
     it.until("06-05")
     # January came to 20.00, and to 16.00 with 40 calls less: above its minimum still, with the fee paid ahead
-    assert it.asked() == [1000, 2000, 1500, 1500, 1500 - 400, 2000]
+    assert it.asked() == [1000, 2000, 1500, 1500, 1500, 2000 - 400]
