@@ -185,8 +185,9 @@ def post_what_if(body: WhatIfRequest) -> Response[WhatIfResponse]:
     question = Question(
         publisher=_whose(who, body.publisher) or who.organization,
         plan=body.plan,
-        number=body.number,
         month=body.month,
+        number=body.number,
+        terms=body.terms.to_domain() if body.terms is not None else None,
         version=body.version,
         subscription=body.subscription,
     )

@@ -48,6 +48,7 @@ NOT_REACHED: dict[tuple[str, str, str], str] = {
     ("bill_subscription", "Core", "BatchGetItem"): "many subscriptions of one version or subscriber at once",
     ("bill_subscription", "Usage", "PutItem"): "a repeated event, found when a period is sealed: test_usage_totals",
     ("billing_run", "Usage", "GetItem"): "what-if over a period's usage: test_runs",
+    ("billing_run", "Usage", "Query"): "what-if over a period's usage: test_runs",
     ("billing_run", "Secret", "GetParameter"): "a bill waived beside its draft: test_waiting_bills",
     ("enable_monetization", "Core", "DeleteItem"): "another account frees the former one: test_onboarding",
     ("import_access_logs", "Usage", "UpdateItem"): "lines that a meter counts: test_access_log_import",

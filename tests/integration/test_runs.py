@@ -396,6 +396,34 @@ def test_a_past_month_is_priced_by_a_draft(market: Market) -> None:
     assert market.stored(Tier, keys.tier("acme", "tier_acme_gold")).plan == "plan_acme"
 
 
+def test_a_past_month_is_priced_by_terms_that_are_stored_nowhere_with_what_came_late_and_was_corrected(
+    market: Market,
+) -> None:
+    sub = with_usage(market, 300)
+    market.run_until(DUE + timedelta(hours=1))
+    day = START + timedelta(minutes=30)
+    assert market.use(sub, 310, day).body["late"] == 310  # all of it again, and ten more
+    correction = {"subscription": sub, "meter": "met_calls", "day": "2026-01-30", "quantity": -4, "reason": "test"}
+    made = market.ask(
+        "POST", "/usage/corrections", correction, roles="publisher_admin gateway", headers={"idempotency-key": "c1"}
+    )
+    assert made.body["outcome"] == "late", made.text
+    charge = {"id": "calls", "name": "Calls", "model": "per_unit", "meter": "met_calls", "unit_price": "2"}
+    terms: dict[str, Any] = {"currency": "usd", "charges": [charge]}
+    before, asked = everything(market), len(market.system.emulator.requests)
+    question = {"plan": "plan_acme", "month": "2026-01", "terms": terms, "subscription": sub}
+    told = market.ask("POST", "/billing-runs/what-if", question)
+    assert told.status == 200, told.text
+    (item,) = told.body["items"]
+    assert (item["usage"], item["now"], item["then"]) == ({"met_calls": 306}, 4900 + 153, 612)
+    assert (everything(market), len(market.system.emulator.requests)) == (before, asked)
+    assert market.ask("POST", "/billing-runs/what-if", question | {"number": 1}).status == 422
+    unknown = {"currency": "usd", "charges": [charge | {"meter": "met_other"}]}
+    assert market.ask("POST", "/billing-runs/what-if", question | {"terms": unknown}).status == 422
+    yen = market.ask("POST", "/billing-runs/what-if", question | {"terms": terms | {"currency": "jpy"}})
+    assert yen.code == "currency_differs"
+
+
 def _calls(price: str) -> Charge:
     from decimal import Decimal
 

@@ -2,11 +2,12 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from monetize.domain.invoices import Bill, BillLines
 from monetize.domain.publishers import Publisher
 from monetize.domain.runs import Outlier, Progress, PublisherTotals, Run, RunResult, WhatIf
+from monetize.http.catalog_schemas import TermsBody
 from monetize.http.reports_schemas import LineResponse, Money
 from monetize.http.schemas import Bool, Id, Instant, Int, RequestModel, ResponseModel
 
@@ -186,16 +187,26 @@ class ClockResponse(ResponseModel):
 
 
 class WhatIfRequest(RequestModel):
-    """A plan's draft, or a published version `number`, over a month's usage of those on `version` (the latest)."""
+    """`terms`, a published version `number`, or the plan's draft, over a month's usage of those on `version`.
+
+    Without `version` those on the latest. Terms need not be stored anywhere.
+    """
 
     plan: Id
     month: MonthText
     number: Annotated[Int, Field(ge=1)] | None = None
+    terms: TermsBody | None = None
     version: Annotated[Int, Field(ge=1)] | None = None
     subscription: Id | None = None
     limit: Annotated[Int, Field(ge=1, le=100)] = 50
     cursor: Annotated[str, StringConstraints(max_length=800)] | None = None
     publisher: Id | None = None
+
+    @model_validator(mode="after")
+    def _one_price(self) -> Self:
+        if self.number is not None and self.terms is not None:
+            raise ValueError("either number or terms")
+        return self
 
 
 class WhatIfItem(ResponseModel):

@@ -29,7 +29,7 @@ from monetize.domain.meters import Meter
 from monetize.domain.money import currency_of
 from monetize.domain.offers import scope_of, time_of
 from monetize.domain.periods import Period, to_the_second
-from monetize.domain.plans import Plan, PlanTerms, PlanVersion
+from monetize.domain.plans import Plan, PlanTerms, PlanVersion, validate_terms
 from monetize.domain.publishers import MOST_AHEAD, Publisher
 from monetize.domain.rating import UsageByDay, preview
 from monetize.domain.runs import (
@@ -53,8 +53,8 @@ from monetize.domain.subscriptions import (
     discounts_in_force,
     in_force,
 )
-from monetize.domain.usage import Counters, LedgerMismatch
-from monetize.services import rating_bills, running
+from monetize.domain.usage import LedgerMismatch
+from monetize.services import counting, rating_bills, running
 from monetize.services.billing import PREVIOUS_OPEN, RELEASED, held_for, let_follow, split_bill_id
 from monetize.services.reporting import Page, bounds
 from monetize.services.subscribing import settled
@@ -124,14 +124,6 @@ class Catalog(Protocol):
     def version(self, plan: str, number: int) -> PlanVersion | None: ...
     def subscription(self, sub: str) -> Subscription | None: ...
     def on_version(self, plan: str, number: int, after: str | None, limit: int) -> Page[Subscription]: ...
-
-
-class Usage(Protocol):
-    """Live totals."""
-
-    def counters(
-        self, subscription: str, first: date, last: date, shards: Callable[[str], int], *, sandbox: bool = False
-    ) -> Counters: ...
 
 
 class Rate(Protocol):
@@ -809,15 +801,16 @@ def _scope_message(pub: str) -> tuple[Mapping[str, object], str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A plan's draft (or published version `number`), over the usage of a month `yyyy-mm` of those on `version`.
+    """`terms` (or version `number`, or the plan's draft) over the usage of a month `yyyy-mm` of those on `version`.
 
     `subscription` asks for one alone.
     """
 
     publisher: str
     plan: str
-    number: int | None
     month: str
+    number: int | None = None
+    terms: PlanTerms | None = None
     version: int | None = None
     subscription: str | None = None
 
@@ -827,19 +820,20 @@ def what_if(
     after: str | None,
     limit: int,
     catalog: Catalog,
-    usage: Usage,
+    usage: counting.Usage,
     meters: Callable[[str], Mapping[int, str]],
 ) -> tuple[tuple[WhatIf, ...], str | None]:
     """Price what was really used, by day and meter, by other terms; both as a full month, so that they compare.
 
-    NotFound `unknown_plan`, `no_draft`, `unknown_version`, `unknown_subscription`; Conflict `currency_differs`.
+    What came late and what was corrected counts with the rest. NotFound `unknown_plan`, `no_draft`, `unknown_version`,
+    `unknown_subscription`; Conflict `currency_differs`; Invalid for terms that no plan could have.
     """
     plan = catalog.plan(question.publisher, question.plan)
     if plan is None:
         raise NotFound("unknown_plan", "There is no such plan.")
-    terms = _terms(plan, question.number, catalog)
-    start, end = bounds(question.month)
     names = meters(question.publisher)
+    terms = _terms(plan, question, names, catalog)
+    start, end = bounds(question.month)
     if question.subscription is not None:
         one = catalog.subscription(question.subscription)
         if one is None or one.publisher != question.publisher:
@@ -855,19 +849,24 @@ def what_if(
         held = catalog.version(span.plan, span.version) if span and span.plan and span.version else None
         if held is not None and held.terms.currency != terms.currency:
             raise Conflict("currency_differs", "The two are not in the same currency.")
-        shards = dict(each.shards)
-        totals = usage.counters(
-            each.id,
-            start.date(),
-            (end - timedelta(days=1)).date(),
-            lambda month, of=shards: of.get(month, 1),  # type: ignore[misc]
-        ).totals
-        used: dict[str, dict[date, int]] = {}
-        for (day, short), quantity in totals.items():
-            if short in names and quantity > 0:
-                used.setdefault(names[short], {})[day] = quantity
+        used = _used(each, start.date(), (end - timedelta(days=1)).date(), names, usage)
         answers.append(_compared(each, held, terms, used, Period(start, end)))
     return tuple(answers), rest
+
+
+def _used(
+    subscription: Subscription, first: date, last: date, names: Mapping[int, str], usage: counting.Usage
+) -> UsageByDay:
+    """What its counters say; with late entries or corrections, each distinct event of the ledger."""
+    shards = rating_bills.shards_of(subscription)
+    late = [entry.ref for entry in usage.late_entries(subscription.id, first, last)]
+    if late:
+        return counting.exact_usage(subscription.id, first, last, shards, names, usage, late).quantities
+    used: dict[str, dict[date, int]] = {}
+    for (day, short), quantity in usage.counters(subscription.id, first, last, shards).totals.items():
+        if short in names and quantity > 0:
+            used.setdefault(names[short], {})[day] = quantity
+    return used
 
 
 def _compared(
@@ -884,12 +883,15 @@ def _compared(
     )
 
 
-def _terms(plan: Plan, number: int | None, catalog: Catalog) -> PlanTerms:
-    if number is None:
+def _terms(plan: Plan, question: Question, names: Mapping[int, str], catalog: Catalog) -> PlanTerms:
+    if question.terms is not None:
+        validate_terms(question.terms, set(names.values()))
+        return question.terms
+    if question.number is None:
         if plan.draft is None:
             raise NotFound("no_draft", "The plan has no draft.")
         return plan.draft
-    version = catalog.version(plan.id, number)
+    version = catalog.version(plan.id, question.number)
     if version is None:
         raise NotFound("unknown_version", "The plan has no such version.")
     return version.terms
