@@ -102,6 +102,17 @@ def test_a_hard_decline_heard_after_the_card_was_replaced_is_tried_on_the_new_ca
     assert worked(shop, made) == "paid"
 
 
+def test_a_card_is_charged_only_with_what_is_owed_on_its_own_account(shop: Shop) -> None:
+    shop.decline("stolen_card")
+    made = shop.sent(charge=True)
+    shop.settle()
+    shop.change(Invoice, keys.invoice(made.id), account="acct_before")
+    shop.stripe.replace_card_number(shop.account, shop.card, 7, 2041)
+    shop.settle()
+    assert shop.subscriber().customers[0].expires == "2041-07"
+    assert shop.invoice(made).next_attempt_at is None
+
+
 def _intents(shop: Shop) -> list[Any]:
     return list(shop.stripe.accounts[shop.account].setup_intents.values())
 
@@ -826,6 +837,29 @@ def test_of_two_requests_checked_on_one_state_one_is_checked_again(shop: Shop) -
     with pytest.raises(Conflict) as refused:
         act(ANN, made.id, Request(what="refund", key="a", amount=4900), shop.now, replace(ports, store=Slow()))
     assert (refused.value.code, refused.value.members["most"]) == ("above_refundable", 900)
+
+
+def test_a_request_that_was_never_carried_out_stands_in_nobodys_way_for_long(shop: Shop) -> None:
+    made = shop.sent(charge=True)
+    shop.settle()
+
+    class Crash(Exception): ...
+
+    def crash(moment: str, request: Any) -> None:
+        if moment == "before" and request.method == "POST" and request.path == "/v1/refunds":
+            raise Crash
+
+    shop.stripe.on_call = crash
+    with pytest.raises(Crash):
+        act(ANN, made.id, Request(what="refund", key="a", amount=4000), shop.now, wiring.payments())
+    shop.stripe.on_call = None
+    with pytest.raises(Conflict):
+        asked(shop, made, "refund", "b", amount=4900)
+    shop.system.clock.move_to(shop.now + timedelta(minutes=16))
+    assert asked(shop, made, "refund", "b", amount=4900).action.amount == 4900
+    with pytest.raises(Conflict):
+        asked(shop, made, "refund", "a", amount=4000)  # looked at anew: nothing is left
+    assert shop.invoice(made).refunded == 4900
 
 
 @pytest.mark.parametrize("fee", [0, 490])

@@ -22,6 +22,7 @@ from monetize.domain.invoices import Bill, BillLines, Invoice
 from monetize.domain.subscriptions import Customer, Discount, Span, Subscriber, Subscription, billed, scheduled
 from monetize.http.schemas import to_cursor
 from monetize.services import reconciling
+from monetize.services.billing import invoice_id
 from tests.integration.payment_fixtures import START, Shop, shop
 
 __all__ = ["shop"]
@@ -207,6 +208,97 @@ def test_a_second_invoice_for_one_bill_is_money_and_waits_for_a_person(shop: Sho
     assert reconcile(shop).clean
 
 
+def twin_of(shop: Shop, bill: str, invoice: str) -> str:
+    """Another invoice for the same bill, finalized."""
+    metadata = {"monetize": "bill", "bill": bill, "invoice": invoice}
+    twin = shop.client.v1.invoices.create(
+        {"customer": shop.customer, "currency": "usd", "metadata": metadata}, shop.options
+    )
+    line: Any = {"amount": 700, "description": "again"}
+    shop.client.v1.invoices.add_lines(twin.id, {"lines": [line]}, shop.options)
+    shop.client.v1.invoices.finalize_invoice(twin.id, None, shop.options)
+    return twin.id
+
+
+def test_a_second_invoice_that_was_paid_is_no_matter_once_all_of_it_went_back(shop: Shop) -> None:
+    made = shop.sent()
+    twin = twin_of(shop, shop.bill(made).id, made.id)
+    shop.client.v1.invoices.pay(twin, None, shop.options)
+    silence(shop)
+    assert kinds(reconcile(shop)) == {"duplicate:proposed": 1}
+    (charge,) = shop.stripe.accounts[shop.account].charges
+    shop.stripe.refund_charge(shop.account, charge, 600)
+    silence(shop)
+    assert kinds(reconcile(shop)) == {"duplicate:proposed": 1}
+    shop.stripe.refund_charge(shop.account, charge)
+    silence(shop)
+    assert reconcile(shop).clean
+
+
+def test_of_two_invoices_the_one_that_the_bill_remembers_is_recorded_again(shop: Shop) -> None:
+    """The other one was made before it, so that it comes first."""
+    edge = START + 31 * 24 * HOUR
+    name = f"sub_one.{edge:%Y%m%dT%H%M%SZ}"
+    wanted = invoice_id(
+        Bill(
+            subscription="sub_one", publisher="acme", subscriber="dev", account=shop.account, currency="usd",
+            edge=edge, created_at=shop.now,
+        )
+    )  # fmt: skip
+    twin = twin_of(shop, name, wanted)
+    shop.system.clock.move_to(shop.now + HOUR)
+    made = shop.sent(edge=edge)
+    assert made.id == wanted
+    silence(shop)
+    shop.table.write(delete(shop.invoice(made)))
+    assert kinds(reconcile(shop)) == {"missing_here:repaired": 1, "duplicate:proposed": 1}
+    assert shop.invoice(made).stripe_id == made.stripe_id != twin
+
+
+def test_a_restored_bill_is_taken_back_from_what_stands_and_not_from_what_was_voided(shop: Shop) -> None:
+    edge = START + 31 * 24 * HOUR
+    name = f"sub_one.{edge:%Y%m%dT%H%M%SZ}"
+    voided = twin_of(shop, name, "inv_voided")
+    shop.stripe.void_invoice(shop.account, voided)
+    shop.system.clock.move_to(shop.now + HOUR)
+    made = shop.sent(edge=edge, charge=True)
+    silence(shop)
+    place = keys.publisher_invoice("acme", made.issued_at, made.id)
+    shop.table.write(delete(shop.invoice(made)), delete(shop.bill(made)), release(place))
+    assert kinds(reconcile(shop)) == {"missing_here:repaired": 2}
+    assert (shop.bill(made).status, shop.bill(made).invoice) == ("paid", made.stripe_id)
+
+
+def test_what_an_account_before_this_one_holds_is_not_looked_for_here(shop: Shop) -> None:
+    made = shop.sent()
+    silence(shop)
+    shop.change(Invoice, keys.invoice(made.id), account="acct_before", stripe_id="in_before")
+    shop.stripe.void_invoice(shop.account, made.stripe_id)
+    silence(shop)
+    assert "missing_there:proposed" not in kinds(reconcile(shop))
+
+
+def test_a_decline_that_nobody_told_of_is_found(shop: Shop) -> None:
+    shop.decline()
+    made = shop.sent(charge=True)
+    silence(shop)
+    assert kinds(reconcile(shop)) == {"status:repaired": 1}
+    assert (shop.invoice(made).status, shop.subscription().payment_state) == ("payment_failed", "past_due")
+    assert reconcile(shop).clean
+
+
+def test_of_two_disputes_of_one_payment_the_newest_counts(shop: Shop) -> None:
+    made = shop.sent(charge=True)
+    shop.settle()
+    first = shop.stripe.open_dispute(shop.account, shop.charge_of(made), 1000)
+    shop.stripe.close_dispute(shop.account, first["id"], won=True)
+    shop.system.clock.move_to(shop.now + HOUR)
+    shop.stripe.open_dispute(shop.account, shop.charge_of(made), 2000)
+    shop.settle()
+    assert (shop.invoice(made).disputed, shop.invoice(made).charged_back) == ("open", 2000)
+    assert reconcile(shop).clean
+
+
 def test_a_wrong_amount_and_a_deleted_invoice_are_money_and_are_not_touched(shop: Shop) -> None:
     made, gone = shop.sent(), shop.sent(edge=START + 31 * 24 * HOUR)
     shop.change(Invoice, keys.invoice(made.id), amount=5000)
@@ -305,6 +397,11 @@ def test_a_card_about_to_expire_is_told_of_once(shop: Shop) -> None:
     told = [each.detail for each in shop.system.outbox() if each.detail["type"] == "payment_method.expiring"]
     assert [each["data"]["expires"] for each in told] == ["2026-04"]
     assert shop.audited() == [("stripe", "subscriber.card_expiring", "dev")]
+    shop.stripe.detach_card(shop.account, shop.card)
+    shop.settle()
+    before = shop.subscriber()
+    assert reconcile(shop).clean
+    assert shop.subscriber() == before  # what is gone does not expire
 
 
 def test_an_account_that_left_unheard_is_disconnected_and_nothing_of_ours_is_lost(shop: Shop) -> None:

@@ -98,6 +98,20 @@ def test_any_active_secret_signs_while_one_is_rotated(shop: Shop) -> None:
         assert outcome(answer) == "queued"
 
 
+def test_any_of_a_headers_signatures_may_be_the_one_of_an_active_secret(shop: Shop) -> None:
+    """Stripe signs with the old and the new secret while one is rolled; we may know either alone."""
+    raw, at = json.dumps(event(shop, "invoice.paid", OURS)), int(shop.now.timestamp())
+    old, new = (
+        WebhookSignature.generate_signature_header(raw, secret, at).partition(",")[2]
+        for secret in ("whsec_unknown", shop.stripe.webhooks.secrets[0])
+    )
+    for signatures in (f"{old},{new}", f"{new},{old}"):
+        sent = json.loads((EVENTS / "stripe_webhook_post.json").read_text())
+        sent["headers"]["stripe-signature"] = f"t={at},{signatures}"
+        sent |= {"body": raw, "isBase64Encoded": False}
+        assert outcome(handler(sent, CONTEXT)) == "queued"
+
+
 @pytest.mark.parametrize("seconds", [-301, 61])
 def test_old_and_future_signatures_are_refused(shop: Shop, seconds: int) -> None:
     at = int(shop.now.timestamp()) + seconds
@@ -257,6 +271,39 @@ def test_an_event_that_names_our_invoice_from_another_account_changes_nothing(sh
     assert apply("evt_twin", shop.now, wiring.applying()) == "foreign"
     assert shop.invoice(made) == shop.invoice(made)
     assert shop.invoice(made).status == "open"
+
+
+@pytest.mark.parametrize("kind", ["refund.created", "payment_method.attached", "customer.updated"])
+def test_what_another_account_says_of_ours_is_not_ours(shop: Shop, kind: str) -> None:
+    made = shop.sent(charge=True)
+    shop.settle()
+    payment = shop.invoice(made).payment
+    about = {
+        "refund.created": {"id": "re_1", "object": "refund", "payment_intent": payment, "metadata": {}},
+        "payment_method.attached": {"id": "pm_1", "object": "payment_method", "customer": shop.customer},
+        "customer.updated": {
+            "id": shop.customer,
+            "object": "customer",
+            "metadata": {"monetize": "customer", "publisher": "acme", "subscriber": "dev"},
+        },
+    }[kind]
+    posted(shop, event(shop, kind, about, account="acct_else"))
+    asked = len(shop.stripe.requests)
+    assert apply("evt_test", shop.now, wiring.applying()) == "not_ours"
+    assert len(shop.stripe.requests) == asked
+
+
+def test_a_paid_invoice_that_its_bill_does_not_remember_is_not_recorded(shop: Shop) -> None:
+    """A second invoice that names a bill of ours: reconciliation shows it, and no event makes it the bill's."""
+    bill = shop.draft()
+    metadata = {"monetize": "bill", "bill": bill.id, "invoice": "inv_twin"}
+    twin = shop.client.v1.invoices.create({"customer": shop.customer, "metadata": metadata}, shop.options)
+    shop.client.v1.invoices.finalize_invoice(twin.id, None, shop.options)
+    shop.settle()
+    found = shop.table.raw(keys.bill(bill.subscription, bill.edge))
+    assert found is not None
+    assert shop.table.raw(keys.invoice("inv_twin")) is None
+    assert json.loads(found["doc"]["S"])["status"] == "drafted"
 
 
 def test_an_event_whose_object_is_gone_is_done_and_changes_nothing(shop: Shop) -> None:

@@ -205,6 +205,12 @@ def test_after_a_restore_the_same_revision_is_another_event_and_a_later_one() ->
     assert none.sequence == 600
 
 
+def test_two_events_of_one_change_have_an_order() -> None:
+    made = events_of(change("SUBSCRIPTION", None, SUBSCRIPTION, 1))
+    assert [each.type for each in made] == ["subscription.created", "subscription.activated"]
+    assert made[0].sequence < made[1].sequence < events_of(change("SUBSCRIPTION", None, SUBSCRIPTION, 2))[0].sequence
+
+
 def test_what_is_deleted_or_a_mere_pointer_tells_nothing() -> None:
     assert events_of(change("INVOICE", INVOICE, None)) == ()
     assert events_of(change("PLAN#plan_1", None, None)) == ()

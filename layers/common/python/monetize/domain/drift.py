@@ -87,7 +87,6 @@ def stale(invoice: Invoice, found: Collected) -> str:
     ours = {
         "status": "open" if invoice.status == "payment_failed" else invoice.status,
         "amount_paid": invoice.amount_paid,
-        "amount_remaining": invoice.amount_remaining,
         "overpaid": invoice.overpaid,
         "credited": invoice.credited,
         "refunded": invoice.refunded,

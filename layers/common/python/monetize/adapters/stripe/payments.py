@@ -36,7 +36,7 @@ class StripePayments:
                 intent = self.stripe.v1.payment_intents.retrieve(
                     _id(intent), {"expand": ["latest_charge"]}, options(account)
                 )
-                charge = intent.latest_charge if found.amount_paid else None
+                charge = intent.latest_charge
             if found.post_payment_credit_notes_amount:
                 to_card = self._credited_to_card(account, invoice)
             if isinstance(charge, stripe.Charge) and (charge.disputed or disputed):
