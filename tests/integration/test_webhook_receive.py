@@ -278,7 +278,7 @@ def test_what_another_account_says_of_ours_is_not_ours(shop: Shop, kind: str) ->
     made = shop.sent(charge=True)
     shop.settle()
     payment = shop.invoice(made).payment
-    about = {
+    about: dict[str, dict[str, Any]] = {
         "refund.created": {"id": "re_1", "object": "refund", "payment_intent": payment, "metadata": {}},
         "payment_method.attached": {"id": "pm_1", "object": "payment_method", "customer": shop.customer},
         "customer.updated": {
@@ -286,8 +286,8 @@ def test_what_another_account_says_of_ours_is_not_ours(shop: Shop, kind: str) ->
             "object": "customer",
             "metadata": {"monetize": "customer", "publisher": "acme", "subscriber": "dev"},
         },
-    }[kind]
-    posted(shop, event(shop, kind, about, account="acct_else"))
+    }
+    posted(shop, event(shop, kind, about[kind], account="acct_else"))
     asked = len(shop.stripe.requests)
     assert apply("evt_test", shop.now, wiring.applying()) == "not_ours"
     assert len(shop.stripe.requests) == asked
