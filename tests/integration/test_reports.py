@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monetize.domain.invoices import Invoice
+from monetize.domain.invoices import BillLines, Invoice
+from monetize.domain.lines import Line
+from monetize.domain.periods import Period
 from monetize.domain.plans import Charge, PlanTerms, PlanVersion
-from monetize.domain.publishers import BillingSettings, Publisher
+from monetize.domain.publishers import Publisher
 from monetize.domain.reports import Snapshot
 from monetize.domain.subscriptions import Discount, Span, Subscription
 from monetize.domain.usage import Counters, LateEntry
@@ -71,13 +73,12 @@ class Desk:
     invoices_: Sequence[Invoice] = ()
     counted: Mapping[str, Mapping[tuple[date, int], int]] = field(default_factory=dict)
     late: Sequence[LateEntry] = ()
-    settings: BillingSettings = field(default_factory=BillingSettings)
     people: Sequence[str] = ("acme",)
     kept: dict[tuple[str, str], Snapshot] = field(default_factory=dict)
     read: list[str] = field(default_factory=list)
 
     def publisher(self, pub: str) -> Publisher:
-        return Publisher(id=pub, created_at=JANUARY, settings=self.settings)
+        return Publisher(id=pub, created_at=JANUARY)
 
     def sellers(self) -> tuple[str, ...]:
         return tuple(self.people)
@@ -342,8 +343,34 @@ def test_what_is_owed_and_what_is_given_up_stand_apart() -> None:
 
 
 def test_an_amount_under_the_least_charge_is_carried_and_no_revenue() -> None:
-    row = _revenue(_invoice(amount=30, total=30, amount_paid=0))
-    assert (row.invoices, row.amount, row.carried) == (1, 0, 30)
+    row = _revenue(_invoice(amount=30, total=36, tax=6, amount_paid=0, carried=36))
+    assert (row.invoices, row.amount, row.tax, row.carried) == (1, 0, 0, 30)
+    row = _revenue(_invoice(amount=30, total=30, amount_paid=0, carried=30, credited=30))
+    assert (row.amount, row.carried, row.credited) == (30, 0, 30), "a credit note settled it"
+
+
+def test_parts_of_an_invoice_of_several_plans_sum_to_it_in_every_measure() -> None:
+    line = Line(id="a", kind="flat", name="Fee", currency="usd", period=Period(JANUARY, FEBRUARY), rated=0, amount=0)
+    amounts = {"p1": 3_333, "p2": 1_666, "p3": 1}
+    lines = tuple(replace(line, id=plan, plan=plan, amount=amount) for plan, amount in amounts.items())
+    content = BillLines(subscription="sub", edge=FEBRUARY, lines=lines)
+    snapshot = Snapshot(publisher="acme", name="revenue#2026-02", as_of=MARCH)
+    about = {"total": 5_950, "tax": 950, "amount_paid": 5_950, "refunded": 101, "credited": 7, "application_fee": 125}
+    count_revenue(snapshot, _invoice(**about), content, None)
+    total, by_plan = (RevenueResponse.of(snapshot, "2026-02", by, {}).rows for by in ("total", "plan"))
+    assert {row.key: row.amount for row in by_plan} == amounts
+    assert {row.invoices for row in (*total, *by_plan)} == {1}
+    for measure in ("amount", "tax", "paid", "refunded", "credited", "application_fee"):
+        assert sum(getattr(row, measure) for row in by_plan) == getattr(total[0], measure) > 0
+
+
+def test_revenue_of_several_currencies_is_never_added() -> None:
+    snapshot = Snapshot(publisher="acme", name="revenue#2026-02", as_of=MARCH)
+    for currency in ("usd", "eur", "jpy"):
+        count_revenue(snapshot, _invoice(currency=currency), None, None)
+    for by in ("total", "day", "plan", "api"):
+        rows = RevenueResponse.of(snapshot, "2026-02", by, {}).rows
+        assert sorted((row.currency, row.amount) for row in rows) == [("eur", 5_000), ("jpy", 5_000), ("usd", 5_000)]
 
 
 def test_finished_reports_take_nearly_nothing_of_a_requests_budget() -> None:
@@ -361,21 +388,28 @@ def test_finished_reports_take_nearly_nothing_of_a_requests_budget() -> None:
 # --- aging ---
 
 
-def _aged(settings: BillingSettings, *days: int) -> dict[str, tuple[int, int]]:
+def _aged(*days: int, payable_after: timedelta | None = None) -> dict[str, tuple[int, int]]:
     now = datetime(2026, 6, 1, tzinfo=UTC)
     invoices = [
-        _invoice(str(at), issued_at=now - timedelta(days=at), status=status, amount_paid=0, amount_remaining=100 + at)
+        _invoice(
+            str(at),
+            issued_at=now - timedelta(days=at),
+            payable_by=now - timedelta(days=at) + payable_after if payable_after else None,
+            status=status,
+            amount_paid=0,
+            amount_remaining=100 + at,
+        )
         for at, status in zip(days, ["open", "payment_failed"] * len(days), strict=False)
     ]
     paid = _invoice("paid", issued_at=now - timedelta(days=5), amount_remaining=0)
     gone = _invoice("gone", issued_at=now - timedelta(days=5), status="void", amount_remaining=5_000)
-    desk = Desk(invoices_=(*invoices, paid, gone), settings=settings)
+    desk = Desk(invoices_=(*invoices, paid, gone))
     report = AgingResponse.of(reporting.aging("acme", now, desk.ports))
     return {row.age: (row.invoices, row.outstanding) for row in report.rows}
 
 
 def test_what_is_unpaid_is_told_by_the_days_since_it_was_due() -> None:
-    found = _aged(BillingSettings(), 0, 1, 30, 31, 60, 61, 90, 91, 300)
+    found = _aged(0, 1, 30, 31, 60, 61, 90, 91, 300)
     assert found == {
         "not_due": (1, 100),
         "1-30": (2, 231),
@@ -387,8 +421,7 @@ def test_what_is_unpaid_is_told_by_the_days_since_it_was_due() -> None:
 
 
 def test_an_invoice_that_is_sent_is_due_later() -> None:
-    settings = BillingSettings(collection="send_invoice", days_until_due=30)
-    assert _aged(settings, 30, 31) == {"not_due": (1, 130), "1-30": (1, 131)}
+    assert _aged(30, 31, payable_after=timedelta(days=30)) == {"not_due": (1, 130), "1-30": (1, 131)}
 
 
 # --- usage ---

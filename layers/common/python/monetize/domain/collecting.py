@@ -62,6 +62,7 @@ class HeldInvoice:
     attempt: int
     created: datetime
     collection: str  # charge_automatically, send_invoice
+    due_at: datetime | None = None  # only where the customer pays by itself
     attempted: int = 0
     hosted_url: str = ""
     pdf_url: str = ""

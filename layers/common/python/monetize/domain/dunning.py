@@ -69,6 +69,7 @@ class Collected:
     due_at: datetime | None = None  # only where the customer pays by itself
     provider_retry_at: datetime | None = None
     out_of_band: bool = False
+    carried: int = 0  # what the customer's debt grew by instead of being asked for; < 0: was asked for with it
     overpaid: int = 0
     credited: int = 0
     credited_after_payment: int = 0
@@ -161,6 +162,7 @@ def brought_up(invoice: Invoice, found: Collected, terms: Terms, at: datetime) -
         amount_paid=found.amount_paid,
         amount_remaining=found.amount_remaining,
         number=found.number or invoice.number,
+        carried=found.carried,
         overpaid=found.overpaid,
         attempts=max(invoice.attempts + fails, found.attempts),
         tries=max(invoice.tries, min(found.attempts, 1)),  # the first is asked for by the billing worker
@@ -172,6 +174,7 @@ def brought_up(invoice: Invoice, found: Collected, terms: Terms, at: datetime) -
         charged_back=found.charged_back,
         payment=found.payment or invoice.payment,
         out_of_band=found.out_of_band,
+        payable_by=found.due_at,
     )
     after = _told(invoice, after, at)
     if found.status in _ENDS:

@@ -128,6 +128,7 @@ class Invoice:
     tax: int = 0
     amount_paid: int = 0
     amount_remaining: int = 0
+    carried: int = 0  # what the customer's debt at the provider grew by instead of being asked for; < 0: was asked for
     overpaid: int = 0  # paid beyond what was due: the provider's balance of the customer has it
     credited: int = 0
     credited_after_payment: int = 0  # of it: money or balance back, where the rest lowered what was due
@@ -153,6 +154,7 @@ class Invoice:
     pending: tuple[Step, ...] = ()  # what the schedule does next beside attempts, in order
     history: tuple[Step, ...] = ()  # the newest MOST_HISTORY
     issued_at: datetime
+    payable_by: datetime | None = None  # only where the customer pays by itself
     paid_at: datetime | None = None
     rev: int = 0
 

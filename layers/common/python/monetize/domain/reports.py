@@ -6,7 +6,8 @@ from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Final
 
-from monetize.domain.money import EXACT, chargeable, currency_of, divide_half_up
+from monetize.domain.invoices import Invoice
+from monetize.domain.money import EXACT, chargeable, currency_of, divide_half_up, prorate
 from monetize.domain.plans import PlanTerms
 from monetize.domain.subscriptions import Discount
 
@@ -101,6 +102,36 @@ def percent(part: int, whole: int) -> str | None:
     return str((Decimal(part) * 100 / Decimal(whole)).quantize(Decimal("0.01"), ROUND_HALF_UP))
 
 
+def revenue_of(invoice: Invoice) -> dict[str, int]:
+    """What an invoice adds to revenue, in minor units; what is nothing is left out.
+
+    `amount` is before tax that comes on top. Under the provider's least charge it is moved to what the customer owes
+    there: `carried`, no revenue, until a later invoice asks for it, `carried_collected` (tax included). A void invoice
+    is `void` and nothing else.
+    """
+    if invoice.status == "void":
+        return {"void": invoice.amount}
+    left = min(invoice.total, max(0, invoice.carried - invoice.credited))  # a credit note settled the rest of it
+
+    def settled(amount: int) -> int:
+        return amount - prorate(amount, left, invoice.total) if left else amount
+
+    found = {
+        "amount": settled(invoice.amount),
+        "tax": settled(invoice.tax),
+        "paid": invoice.amount_paid,
+        "outstanding": invoice.amount_remaining if invoice.status in OWED else 0,
+        "uncollectible": invoice.amount_remaining if invoice.status == "uncollectible" else 0,
+        "credited": invoice.credited,
+        "refunded": invoice.refunded,
+        "application_fee": settled(invoice.application_fee),
+        "carried": invoice.amount - settled(invoice.amount),
+        "carried_collected": max(0, -invoice.carried),
+    }
+    return {measure: value for measure, value in found.items() if value}
+
+
+OWED: Final = ("open", "payment_failed")
 AGES: Final = ("not_due", "1-30", "31-60", "61-90", "over_90")
 
 

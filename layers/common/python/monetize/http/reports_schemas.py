@@ -41,6 +41,7 @@ class InvoiceResponse(ResponseModel):
     disputed: str
     action_required: bool
     issued_at: Instant
+    payable_by: Annotated[Instant | None, Field(description="Where the customer pays by itself, until when")]
     paid_at: Instant | None
     next_attempt_at: Instant | None
     application_fee: Annotated[int | None, Field(description="The platform's share; told to the publisher alone")]
@@ -314,7 +315,11 @@ class ReportRow(ResponseModel):
 
 
 class RevenueRow(ReportRow):
-    """Sums of one key and currency. `carried` is under Stripe's least charge: in the balance, not revenue yet."""
+    """Sums of one key and currency. `carried` is under Stripe's least charge: owed, no revenue until it is collected.
+
+    `carried_collected` was carried by earlier invoices and is asked for with these, tax included. `amount` is without
+    either; refunds, credit notes and what was written off stand beside it and are not taken off.
+    """
 
     key: str
     name: str
@@ -329,6 +334,7 @@ class RevenueRow(ReportRow):
     refunded: Money
     application_fee: Money
     carried: Money
+    carried_collected: Money
     void: Money
 
 

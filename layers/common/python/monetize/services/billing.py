@@ -539,6 +539,7 @@ def record(bill: Bill, held: HeldInvoice, publisher: Publisher, now: datetime) -
         due_scope=scope_of(publisher),
         next_attempt_at=time_of(publisher, now) + LEASE,
         issued_at=now,
+        payable_by=held.due_at,
     )
 
 

@@ -15,11 +15,12 @@ from monetize.domain.collecting import HeldInvoice
 from monetize.domain.errors import AccountUnreachable, Invalid, NotFound, ProviderBusy, ProviderRefused
 from monetize.domain.invoices import Bill, BillLines, Invoice
 from monetize.domain.meters import Meter
+from monetize.domain.money import split
 from monetize.domain.offers import time_of
 from monetize.domain.periods import midnight
 from monetize.domain.plans import PlanTerms, PlanVersion
 from monetize.domain.publishers import Publisher
-from monetize.domain.reports import Links, Snapshot, Top, age_bucket, committed
+from monetize.domain.reports import OWED, Links, Snapshot, Top, age_bucket, committed, revenue_of
 from monetize.domain.subscriptions import PAUSED, Subscription, timeline
 from monetize.domain.usage import Counters, LateEntry, last_day
 from monetize.services.billing import invoice_id
@@ -33,7 +34,6 @@ AGING_MONTHS: Final = 13
 PARTITIONS: Final = 1_000  # of usage, read in one request
 TOP: Final = 2_000  # subscribers kept by a usage snapshot, all meters together
 LEAST_TOP: Final = 100  # and of one meter
-DUNNING: Final = ("open", "payment_failed")
 
 
 class Page[T](Protocol):
@@ -302,8 +302,7 @@ def _as_of(now: datetime) -> datetime:
 def revenue(publisher: str, month: str, now: datetime, ports: Ports) -> Snapshot:
     """Invoices of one month of issue. Dimensions `day`, `plan`, `api`, `total`.
 
-    `amount` is before tax and without void invoices; `carried` is what Stripe moved to the customer's balance because
-    it is under the least charge: it is not revenue yet.
+    What each measure means is `domain.reports.revenue_of`.
     """
     store = ports.store
 
@@ -354,48 +353,29 @@ def revenue_of_all(month: str, now: datetime, ports: Ports) -> Snapshot:
     return progress("", f"revenue#{month}", _as_of(now), Step(page, count), now, ports.store)
 
 
-def carried(invoice: Invoice) -> bool:
-    """Whether Stripe settled it by moving it to the customer's balance: an amount under the least charge."""
-    unpaid = invoice.amount_paid == 0 and invoice.credited < invoice.total
-    return invoice.status == "paid" and invoice.total > 0 and unpaid and not invoice.out_of_band
-
-
 def count_revenue(
     snapshot: Snapshot, invoice: Invoice, lines: BillLines | None, subscription: Subscription | None
 ) -> None:
-    """Add one invoice. Pure but for the snapshot."""
-    currency = invoice.currency
-    measures = {"invoices": 1}
-    if invoice.status == "void":
-        measures["void"] = invoice.amount
-    elif carried(invoice):
-        measures["carried"] = invoice.amount
-    else:
-        measures |= {
-            "amount": invoice.amount,
-            "tax": invoice.tax,
-            "paid": invoice.amount_paid,
-            "outstanding": invoice.amount_remaining if invoice.status in DUNNING else 0,
-            "uncollectible": invoice.amount_remaining if invoice.status == "uncollectible" else 0,
-            "credited": invoice.credited,
-            "refunded": invoice.refunded,
-            "application_fee": invoice.application_fee,
-        }
-    for dimension, key in (
-        ("total", ()),
-        ("day", (f"{invoice.issued_at:%Y-%m-%d}",)),
-        ("api", (subscription.product if subscription is not None else "",)),
-    ):
-        for measure, value in measures.items():
+    """Add one invoice. Pure but for the snapshot. Each of its plans gets its lines' share: the parts make the whole."""
+    currency, counted = invoice.currency, revenue_of(invoice)
+    keys = {
+        "total": (),
+        "day": (f"{invoice.issued_at:%Y-%m-%d}",),
+        "api": (subscription.product if subscription is not None else "",),
+    }
+    for dimension, key in keys.items():
+        for measure, value in {"invoices": 1, **counted}.items():
             snapshot.add(dimension, (*key, currency), measure, value)
-    if "amount" not in measures:
-        return
     by_plan: dict[str, int] = {}
     for line in lines.lines if lines is not None else ():
-        by_plan[line.plan] = by_plan.get(line.plan, 0) + line.amount
-    for plan, amount in by_plan.items():
+        if line.amount:
+            by_plan[line.plan] = by_plan.get(line.plan, 0) + line.amount
+    plans = by_plan or {"": 1}
+    for plan in plans:
         snapshot.add("plan", (plan, currency), "invoices", 1)
-        snapshot.add("plan", (plan, currency), "amount", amount)
+    for measure, value in counted.items():
+        for plan, part in zip(plans, split(value, list(plans.values())), strict=True):
+            snapshot.add("plan", (plan, currency), measure, part)
 
 
 def subscriptions(publisher: str, month: str, now: datetime, ports: Ports) -> Snapshot:
@@ -551,11 +531,8 @@ def _consumers(snapshot: Snapshot) -> dict[str, list[tuple[str, int]]]:
 
 
 def aging(publisher: str, now: datetime, ports: Ports) -> Snapshot:
-    """What is unpaid of the last 13 months' invoices, by how long it has been due."""
+    """What is unpaid of the last 13 months' invoices, by how long it has been due: at once, or on the date it says."""
     store = ports.store
-    seller = store.publisher(publisher)
-    sends = seller is not None and seller.settings.collection == "send_invoice"
-    days_until_due = seller.settings.days_until_due if seller is not None and sends else 0
     at = _as_of(now)
     months = last_months(at, AGING_MONTHS)
 
@@ -569,9 +546,9 @@ def aging(publisher: str, now: datetime, ports: Ports) -> Snapshot:
 
     def count(snapshot: Snapshot, things: Sequence[Invoice]) -> None:
         for invoice in things:
-            if invoice.status not in DUNNING or invoice.amount_remaining <= 0:
+            if invoice.status not in OWED or invoice.amount_remaining <= 0:
                 continue
-            bucket = age_bucket((at - invoice.issued_at).days - days_until_due)
+            bucket = age_bucket((at - (invoice.payable_by or invoice.issued_at)).days)
             snapshot.add("age", (bucket, invoice.currency), "invoices", 1)
             snapshot.add("age", (bucket, invoice.currency), "outstanding", invoice.amount_remaining)
 

@@ -156,6 +156,7 @@ def _held(invoice: Mapping[str, Any]) -> HeldInvoice:
         attempt=int(metadata.get("attempt", 0)),
         created=datetime.fromtimestamp(int(invoice["created"]), UTC),
         collection=str(invoice["collection_method"]),
+        due_at=datetime.fromtimestamp(int(invoice["due_date"]), UTC) if invoice.get("due_date") else None,
         attempted=int(invoice.get("attempt_count") or 0),
         hosted_url=str(invoice.get("hosted_invoice_url") or ""),
         pdf_url=str(invoice.get("invoice_pdf") or ""),

@@ -284,6 +284,7 @@ def reading(found: Any, intent: Any, refunded: int, dispute: tuple[str, int], to
         due_at=_at(found.due_date) if found.due_date else None,
         provider_retry_at=_at(found.next_payment_attempt) if found.next_payment_attempt else None,
         out_of_band=bool(getattr(found, "amount_paid_off_stripe", 0)) and found.status == "paid",
+        carried=max(0, int(found.ending_balance or 0)) - max(0, int(found.starting_balance or 0)),
         overpaid=int(getattr(found, "amount_overpaid", 0) or 0),
         credited=int(found.pre_payment_credit_notes_amount or 0) + int(found.post_payment_credit_notes_amount or 0),
         credited_after_payment=int(found.post_payment_credit_notes_amount or 0),
