@@ -16,7 +16,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from monetize import wiring
 from monetize.domain.offers import time_of
-from monetize.services import billing, changing, payments, plans, running, runs
+from monetize.services import billing, changing, invoice_actions, payments, plans, running, runs
 
 logger = Logger()
 tracer = Tracer()
@@ -40,6 +40,8 @@ def _one(record: SQSRecord) -> None:
         if kind != "shard":  # 64 of them an hour mostly find nothing, and say so in their own metric
             metrics.add_metric(f"Billing_{kind}_{each.outcome}", MetricUnit.Count, 1)
             logger.info("billing step", extra={"kind": kind, "outcome": each.outcome, "bill": each.bill})
+        if each.returned:
+            invoice_actions.credit_at_once(each.bill, now, wiring.payments())
         if each.outcome in ("parked", "held"):
             metrics.add_metric("BillsWaiting", MetricUnit.Count, 1)  # the alarm's, whichever message it happened to
         if kind in TALLIED and "run" in message and not each.again_in:

@@ -43,6 +43,7 @@ SOMETIMES = (
     "bill empty",
     "bill parked",
     "credit carried",
+    "credit returned",
     "dead letter",
     "invoice payment_failed",
     "late usage taken",

@@ -24,6 +24,7 @@ LET_OFF = frozenset({"waived", "void", "uncollectible"})
 FINISHED = frozenset({"sent", "paid", "empty", "waived", "void", "uncollectible"})
 FOREVER = datetime.max.replace(tzinfo=UTC)
 RECOVERY = timedelta(hours=7)  # two leases and what is waited in between
+LEFT_OVER = "Credit for unused time and corrections"  # what the credit notes say that nobody asked for
 REPEATED = timedelta(hours=31)  # where Stripe repeats a stored error, until it has forgotten the key
 SHORT = {"met_calls": 1, "met_units": 2}
 
@@ -52,6 +53,7 @@ class _Doc(msgspec.Struct):
     payment_state: str = ""
     subtotal: int = 0
     carry_out: int = 0
+    returned: int = 0
     invoice: str | None = None
     reason: str = ""
     attempt: int = 0
@@ -232,6 +234,7 @@ def _states(world: World) -> Iterator[str]:
         was = _doc(old) if old is not None else None
         world.met[f"{entity} {after.status}"] += 1
         world.met["credit carried"] += entity == "bill" and after.carry_out < 0
+        world.met["credit returned"] += entity == "bill" and after.returned < 0
         world.met["another draft"] += entity == "bill" and was is not None and after.attempt > was.attempt
         world.met["late usage taken"] += entity == "bill" and bool(after.late)
         world.met[f"payment {after.payment_state}"] += entity == "subscription" and bool(after.payment_state)
@@ -457,12 +460,12 @@ def _amounts(
                 made.stops,
                 let_off,
             )
-            if (bill.subtotal, bill.carry_out) == owed:
+            if (bill.subtotal, bill.carry_out, bill.returned) == owed:
                 break
         else:
             yield (
-                f"{_name(sub, bill)} ({world.tariff.name}) is {bill.subtotal} carrying {bill.carry_out}, "
-                f"owed are {owed[0]} carrying {owed[1]}"
+                f"{_name(sub, bill)} ({world.tariff.name}) is {bill.subtotal} carrying {bill.carry_out} and returning "
+                f"{bill.returned}, owed are {owed[0]} carrying {owed[1]} and returning {owed[2]}"
             )
     if bills and bills[-1].edge is not None:
         for entry in late:
@@ -632,7 +635,7 @@ def _collected(
             yield f"{name} is empty and asks for {bill.subtotal}"
     if len(by_stripe) != len(records):
         yield "two records of one Stripe invoice"
-    yield from _charged(world, final)
+    yield from _charged(world, final, -sum(bill.returned for own in bills.values() for bill, _ in own))
 
 
 def _agrees(
@@ -674,8 +677,11 @@ def orphans(world: World) -> list[str]:
     ]
 
 
-def _charged(world: World, final: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
-    """What the cards gave is what the invoices asked for, each intent once; what is too little to charge is owed on."""
+def _charged(world: World, final: Mapping[str, list[dict[str, Any]]], returned: int) -> Iterator[str]:
+    """What the cards gave is what the invoices asked for, each intent once; what is too little to charge is owed on.
+
+    What bills left to give back (`returned`) is credited once.
+    """
     account = world.stripe.accounts[world.account]
     good = [charge for charge in account.charges.values() if charge["status"] == "succeeded"]
     twice = [intent for intent, times in Counter(charge["payment_intent"] for charge in good).items() if times > 1]
@@ -696,6 +702,9 @@ def _charged(world: World, final: Mapping[str, list[dict[str, Any]]]) -> Iterato
             f"invoices ask for {asked}; charged {taken}, open {open_}, carried on the customer {owed_on}, "
             f"let off {let_off}"
         )
+    given = sum(each["amount"] for each in notes if each["memo"] == LEFT_OVER)
+    if given > returned:
+        yield f"{returned} were to be given back, and {given} were"
 
 
 def _let_off(note: Mapping[str, Any]) -> int:

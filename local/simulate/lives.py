@@ -144,8 +144,8 @@ class Books:
         used_now: Used,
         until: datetime | None = None,
         let_off: Collection[datetime] = (),
-    ) -> tuple[int, int]:
-        """What the bill at `edge` asks for, and the credit it leaves (zero or negative).
+    ) -> tuple[int, int, int]:
+        """What the bill at `edge` asks for, and the credit it leaves (zero or negative): for the next, or to give back.
 
         `used` answers what was used in the closed stretches; `used_now` also what came late and this bill took.
         `until`: where the period that starts was over already. `let_off`: the dates of bills that nobody owes.
@@ -166,11 +166,14 @@ class Books:
             self.ahead.append((edge, until, begins, charged))
             found.append(charged)
         asked, given = sum(each for each in found if each > 0), -sum(each for each in found if each < 0)
-        self.carry = min(0, asked - given)
+        left = min(0, asked - given)
+        # After the last bill none comes that could take it; a pause is no end.
+        returned = left if self.life.end is not None and self.life.end <= edge else 0
+        self.carry = left - returned
         if min(asked, given):
             self.netted[edge] = min(asked, given)
         self.previous = edge
-        return max(0, asked - given), self.carry
+        return max(0, asked - given), self.carry, returned
 
     def copy(self) -> "Books":
         """The same, to go on with in another way."""

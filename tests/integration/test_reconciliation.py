@@ -19,6 +19,7 @@ from monetize.domain.adoption import lines_taken_back
 from monetize.domain.drift import Report
 from monetize.domain.errors import Invalid
 from monetize.domain.invoices import Bill, BillLines, Invoice
+from monetize.domain.rating import Carried
 from monetize.domain.subscriptions import Customer, Discount, Span, Subscriber, Subscription, billed, scheduled
 from monetize.http.schemas import to_cursor
 from monetize.services import reconciling
@@ -41,6 +42,16 @@ def reconcile(shop: Shop) -> Report:
 def unheard(shop: Shop) -> Report:
     """One pass over an account that answers nothing."""
     return reconciling.reconcile("acme", shop.now, lambda: True, wiring.reconciling())
+
+
+def owes(shop: Shop, amount: int) -> None:
+    """The last bill left that much in the subscriber's favour."""
+    edge = START + 31 * 24 * HOUR
+    bill = Bill(
+        subscription="sub_one", publisher="acme", subscriber="dev", account=shop.account, currency="usd", edge=edge,
+        last=True, status="empty", returned=-amount, created_at=shop.now,
+    )  # fmt: skip
+    shop.store(bill, BillLines(subscription="sub_one", edge=edge, lines=(), returned=(Carried(amount=-amount),)))
 
 
 def silence(shop: Shop) -> None:
@@ -129,11 +140,7 @@ def test_a_dispute_of_what_was_paid_long_ago_is_found(shop: Shop) -> None:
 def test_without_a_customer_the_invoices_are_compared_all_the_same(shop: Shop) -> None:
     made = shop.sent(charge=True)
     shop.settle()
-    owed = Bill(
-        subscription="sub_one", publisher="acme", subscriber="dev", account=shop.account, currency="usd",
-        edge=START + 31 * 24 * HOUR, last=True, status="empty", carry_out=-1200, created_at=shop.now,
-    )  # fmt: skip
-    shop.store(owed)
+    owes(shop, 1200)
     shop.stripe.refund_charge(shop.account, shop.charge_of(made), 100)
     silence(shop)
     shop.change(Subscriber, keys.subscriber("acme", "dev"), customers=())
@@ -670,12 +677,7 @@ def test_a_bill_that_a_person_waived_is_not_adopted_but_shown(shop: Shop) -> Non
 def test_what_the_last_bill_left_in_the_subscribers_favour_is_credited_once(shop: Shop) -> None:
     made = shop.sent(charge=True)
     shop.settle()
-    last = START + 31 * 24 * HOUR
-    owed = Bill(
-        subscription="sub_one", publisher="acme", subscriber="dev", account=shop.account, currency="usd", edge=last,
-        last=True, status="empty", carry_out=-1200, created_at=shop.now,
-    )  # fmt: skip
-    shop.store(owed)
+    owes(shop, 1200)
     assert kinds(reconcile(shop)) == {"amount:repaired": 1}
     shop.settle()
     assert (shop.invoice(made).credited, shop.invoice(made).refunded) == (1200, 1200)
@@ -689,11 +691,7 @@ def test_what_the_bank_took_back_is_not_owed_to_the_subscriber_as_well(shop: Sho
     shop.settle()
     shop.stripe.open_dispute(shop.account, shop.charge_of(made), 1000)
     shop.settle()
-    owed = Bill(
-        subscription="sub_one", publisher="acme", subscriber="dev", account=shop.account, currency="usd",
-        edge=START + 31 * 24 * HOUR, last=True, status="empty", carry_out=-1000, created_at=shop.now,
-    )  # fmt: skip
-    shop.store(owed)
+    owes(shop, 1000)
     assert reconcile(shop).clean
     assert shop.invoice(made).credited == 0
 
@@ -701,11 +699,7 @@ def test_what_the_bank_took_back_is_not_owed_to_the_subscriber_as_well(shop: Sho
 def test_what_no_invoice_can_carry_is_shown_as_money(shop: Shop) -> None:
     made = shop.sent(charge=True)
     shop.settle()
-    owed = Bill(
-        subscription="sub_one", publisher="acme", subscriber="dev", account=shop.account, currency="usd",
-        edge=START + 31 * 24 * HOUR, last=True, status="empty", carry_out=-6000, created_at=shop.now,
-    )  # fmt: skip
-    shop.store(owed)
+    owes(shop, 6000)
     report = reconcile(shop)
     assert dict(report.money) == {"usd": 1100}
     assert shop.invoice(made).credited == 4900

@@ -53,7 +53,7 @@ def test_until_the_last_bill_usage_is_accepted_and_billed_and_after_it_refused(s
     shop.world.run_until(datetime(2026, 2, 12, tzinfo=UTC))
     paused, last = shop.bills()[-2:]
     assert (last.last, len(last.late)) == (True, 2)
-    assert last.carry_out == paused.carry_out + 25 + 25  # what the pause gave back pays for it
+    assert last.returned == paused.carry_out + 25 + 25  # what the pause gave back pays for it
 
 
 def test_what_a_last_bill_leaves_in_favour_of_the_subscriber_becomes_a_credit_note(shop: Shop) -> None:
@@ -62,7 +62,7 @@ def test_what_a_last_bill_leaves_in_favour_of_the_subscriber_becomes_a_credit_no
     shop.world.run_until(datetime(2026, 2, 7, 12, tzinfo=UTC))
     last = shop.bills()[-1]
     unused = round(1000 * (28 - 3) / 28)
-    assert (last.last, last.subtotal, last.carry_out) == (True, 0, -unused)
+    assert (last.last, last.subtotal, last.carry_out, last.returned) == (True, 0, 0, -unused)
     notes = list(shop.system.emulator.account(shop.account).credit_notes.values())
     assert [(note["amount"], note["invoice"]) for note in notes] == [(unused, shop.invoices()[-1]["id"])]
 
@@ -78,7 +78,7 @@ def test_a_correction_that_only_the_last_bill_can_take_becomes_a_credit_note_by_
     assert made["outcome"] == "late"
     shop.world.run_until(datetime(2026, 2, 7, 12, tzinfo=UTC))  # the last bill, and the day's reconciliation
     last, unused = shop.bills()[-1], round(1000 * (28 - 3) / 28)
-    assert (last.last, last.subtotal, last.carry_out) == (True, 0, -(unused + 150))
+    assert (last.last, last.subtotal, last.returned) == (True, 0, -(unused + 150))
     notes = list(shop.system.emulator.account(shop.account).credit_notes.values())
     assert [(note["amount"], note["invoice"]) for note in notes] == [(unused + 150, shop.invoices()[-1]["id"])]
     shop.world.run_until(datetime(2026, 2, 10, tzinfo=UTC))

@@ -430,6 +430,7 @@ class Action:
     what: str  # credit, refund, void, write_off, retry
     fingerprint: str
     amount: int = 0
+    net: int = 0  # of a credit that a bill left over: what of that it gives back, before tax on top
     tries: int = 0  # of a retry: the number of its charge
     made: str = ""  # the provider's id of what it made; empty while it is not known to be done
     refused: str = ""  # the provider's code, where it said no

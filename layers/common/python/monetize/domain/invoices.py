@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import date, datetime
 
 from monetize.domain.collecting import InvoiceLine
+from monetize.domain.currencies import CURRENCIES
+from monetize.domain.money import chargeable_part, prorate
 from monetize.domain.rating import Ahead, Carried, Line, roll_up
 from monetize.domain.subscriptions import Discount, Step, bill_name
 
@@ -39,6 +41,7 @@ class Bill:
     attempt: int = 0  # drafts begun; part of the derived idempotency keys
     subtotal: int = 0
     carry_out: int = 0  # credit left for the next bill, zero or negative
+    returned: int = 0  # credit that no later bill can take, zero or negative: it becomes credit notes
     application_fee: int = 0
     lines: int = 0
     invoice: str | None = None
@@ -74,9 +77,10 @@ class Product:
 class BillLines:
     """What a bill charges, frozen when rated; apart from the bill, so that a change of status does not rewrite it.
 
-    `credits` were netted into `lines` or are in `carried`, which the next bill takes. `ahead`: what is charged in
-    advance beyond this edge, this bill's and still running older ones. `late` names the late entries and corrections
-    it took. `usage` is what was rated, corrected periods anew: (meter, day, quantity).
+    `credits` were netted into `lines`, are in `carried`, which the next bill takes, or in `returned`, which no bill
+    ever does: it is given back. `ahead`: what is charged in advance beyond this edge, this bill's and still running
+    older ones. `late` names the late entries and corrections it took. `usage` is what was rated, corrected periods
+    anew: (meter, day, quantity).
     """
 
     subscription: str
@@ -84,6 +88,7 @@ class BillLines:
     lines: tuple[Line, ...]
     credits: tuple[Line, ...] = ()
     carried: tuple[Carried, ...] = ()
+    returned: tuple[Carried, ...] = ()
     ahead: tuple[Ahead, ...] = ()
     products: tuple[Product, ...] = ()
     subtotal: int = 0
@@ -184,3 +189,50 @@ class Invoice:
     def credited_away(self) -> bool:
         """Whether credit notes left nothing to pay: settled, and nobody paid."""
         return self.status == "paid" and not self.amount_paid and self.credited > self.credited_after_payment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charged:
+    """What an invoice charges under one tax treatment: `amount`, as rated, and how much tax comes on top of what.
+
+    `tax` on top of `base`, the provider's own sums: what is given back takes its share of the tax along.
+    """
+
+    amount: int
+    base: int = 1
+    tax: int = 0
+    multiple_of: int = 1
+
+    def gross(self, net: int) -> int:
+        """With its tax, minor units."""
+        return net + prorate(net, self.tax, self.base, self.multiple_of)
+
+    def net(self, gross: int) -> int:
+        """Without it: of `gross(net)` that net itself."""
+        return prorate(gross, self.base, self.base + self.tax, self.multiple_of)
+
+    def credited(self, wanted: int, invoice: Invoice, most: int) -> tuple[int, int]:
+        """What a credit note says to give back `wanted`, tax included and at most `most`; and what of `wanted` it is.
+
+        Counted from what was given back before, so that the notes of one invoice sum to what they would in one.
+        """
+        before = self.net(invoice.total - invoice.creditable)
+        due = self.gross(before + wanted) - self.gross(before)
+        given = chargeable_part(max(0, min(due, most)), invoice.currency)
+        if given == due:
+            return given, wanted
+        return given, max(0, min(wanted, self.net(self.gross(before) + given) - before))
+
+
+def charged_for(credit: Carried, invoice: Invoice, content: BillLines | None) -> Charged:
+    """What an invoice charges under a credit's tax treatment; all of it where its lines are not known any more."""
+    multiple = CURRENCIES[invoice.currency].multiple_of
+    on_top = max(0, invoice.total - invoice.amount)
+    if content is None:
+        return Charged(amount=invoice.amount, base=max(1, invoice.amount), tax=on_top, multiple_of=multiple)
+    treatment = credit.tax_behavior, credit.tax_code
+    amount = sum(each.amount for each in content.lines if (each.tax_behavior, each.tax_code) == treatment)
+    base = sum(each.amount for each in content.lines if each.tax_behavior == credit.tax_behavior)
+    if credit.tax_behavior != "exclusive" or base == 0:
+        return Charged(amount=amount, multiple_of=multiple)
+    return Charged(amount=amount, base=base, tax=on_top, multiple_of=multiple)

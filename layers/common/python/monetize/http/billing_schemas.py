@@ -258,6 +258,7 @@ class BillResponse(ResponseModel):
     reason: str
     subtotal: Money
     carry_out: Money
+    returned: Money
     application_fee: Money
     created_at: Instant
     sent_at: Instant | None

@@ -109,7 +109,8 @@ class Ports:
 class Worked:
     """What a message led to: `outcome` is a word for metrics; `again_in` asks to come back, its place being kept.
 
-    `amount` (minor units of `currency`) is what was sent. `before`: what its earlier bills led to, if any.
+    `amount` (minor units of `currency`) is what was sent; `returned`: whether the bill leaves what is to be given back.
+    `before`: what its earlier bills led to, if any.
     """
 
     outcome: str
@@ -117,6 +118,7 @@ class Worked:
     again_in: float = 0
     amount: int = 0
     currency: str = ""
+    returned: bool = False
     before: tuple["Worked", ...] = ()
 
 
@@ -281,7 +283,7 @@ def _work(
     if lines is None:
         raise Parked("lines_missing")
     if bill.status not in ("rated", "drafted"):
-        return Worked(bill.status, bill.id)
+        return Worked(bill.status, bill.id, returned=bill.returned < 0)
     return _collect(bill, lines, publisher, now, ports, placed=placed)
 
 
@@ -347,6 +349,7 @@ def charging(bill: Bill, frozen: BillLines) -> Bill:
         bill,
         subtotal=frozen.subtotal,
         carry_out=sum(each.amount for each in frozen.carried),
+        returned=sum(each.amount for each in frozen.returned),
         application_fee=frozen.application_fee,
         lines=len(frozen.lines),
         late=frozen.late,
@@ -410,7 +413,7 @@ def _collect(
         ports.invoices.send(wanted.account, held.id, bill.id)  # nothing comes back to a bill that says it is sent
     sent = replace(bill, status=states.BILL.move(bill.status, "send"), sent_at=now, next_at=None)
     ports.store.save(sent)
-    done = Worked("sent", bill.id, amount=bill.subtotal, currency=bill.currency)
+    done = Worked("sent", bill.id, amount=bill.subtotal, currency=bill.currency, returned=bill.returned < 0)
     if held.status == "open" and held.collection == "charge_automatically":
         try:
             ports.invoices.pay(wanted.account, held.id, bill.id, attempt=0)

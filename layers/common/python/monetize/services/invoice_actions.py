@@ -4,23 +4,28 @@ The request's own key is its natural key: it is stored with the audit entry befo
 under a key derived from it. A crash anywhere in between is continued by the same request sent again.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from hashlib import sha256
 from typing import Any, Final
 
 from monetize.domain import states
 from monetize.domain.audit import AuditEntry
 from monetize.domain.dunning import Action, begun, retried_now
-from monetize.domain.errors import AccountUnreachable, Conflict, Invalid, NotFound, ProviderRefused
-from monetize.domain.invoices import Bill, Invoice
+from monetize.domain.errors import AccountUnreachable, Conflict, Invalid, NotFound, ProviderRefused, Refusal
+from monetize.domain.invoices import Bill, Charged, Invoice, charged_for
 from monetize.domain.money import chargeable_part, check_chargeable
+from monetize.domain.rating import Carried
+from monetize.services.billing import split_bill_id
 from monetize.services.payments import ACTING, SILENT, Around, Ports, Written, around_of, audit, bring_up, charge
 from monetize.services.subscription_access import Person, until_unchanged
 
 AUTO: Final = "auto"  # nobody asked: what was paid outside goes to the balance, since nobody gives cash back
-SETTLED: Final = frozenset({"sent", "empty", "paid", "void", "uncollectible"})
+SETTLED: Final = frozenset({"sent", "empty", "waived", "paid", "void", "uncollectible"})
+LEFT_OVER: Final = "Credit for unused time and corrections"  # what the customer reads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +38,7 @@ class Request:
     to: str = ""  # of a credit: invoice, card, balance, outside; empty lets the invoice's state decide, as AUTO does
     reason: str = ""
     memo: str = ""
+    net: int = field(default=0, repr=False)  # follows from the others: no part of what is asked for
 
     @property
     def fingerprint(self) -> str:
@@ -60,41 +66,83 @@ def act(person: Person, invoice_id: str, asked: Request, now: datetime, ports: P
 
 
 def credit_correction(invoice_id: str, amount: int, key: str, now: datetime, ports: Ports) -> int:
-    """Give back what a correction of billed usage leaves, as far as the invoice can be credited. Answers how much.
+    """Give back what was paid and is not owed, as far as the invoice can be credited. Answers how much.
 
-    `amount` positive, minor units. `key` names the correction: the same one is credited once. What is answered less
-    than `amount` belongs to the next bill.
+    `amount` positive, minor units, tax included. `key` names the correction: the same one is credited once. What is
+    answered less than `amount` was not given back.
     """
-    before = ports.store.action(invoice_id, _name(invoice_id, "billing", "credit", key))
-    if before is not None and before.done_at is not None:
-        return 0 if before.refused else before.amount
-    invoice = until_unchanged(lambda: bring_up(around_of(invoice_id, now, ports), now, ports)).invoice
-    to = _target(invoice, AUTO)
-    most = chargeable_part(min(amount, _creditable(invoice, to)), invoice.currency)
-    part = before.amount if before is not None else most
-    if part <= 0:
-        return 0
-    # To where is decided as late as may be: what was begun on an open invoice goes on when it was paid meanwhile.
-    asked = Request(what="credit", key=key, amount=part, to=AUTO, reason="order_change", memo="Correction of usage")
-    return _act("billing", invoice_id, asked, now, ports).action.amount
+
+    def sized(invoice: Invoice, most: int) -> tuple[int, int]:
+        return chargeable_part(min(amount, most), invoice.currency), 0
+
+    return _credited(invoice_id, key, "Correction of usage", sized, now, ports)[0]
 
 
 def credit_leftover(bill: Bill, now: datetime, ports: Ports) -> int:
-    """Give back what a subscription's last bill leaves in its favour: no bill comes that could take it.
+    """Give back what a bill leaves in the subscriber's favour and no later bill can take.
 
-    On its invoices, the newest first, as far as they can be credited; under keys of the bill's own, so that it happens
-    once. Answers how much there is left over, minor units: that is for a person.
+    On the invoices that charged it, the newest first, as far as they can be credited, with the tax that came on top;
+    under keys of the bill's own, so that it happens once. Answers how much is left over, minor units before that tax:
+    it is for a person.
     """
-    left = -bill.carry_out if bill.last and bill.status in SETTLED else 0
-    if left <= 0:
+    if bill.returned >= 0 or bill.status not in SETTLED:
         return 0
+    content = ports.store.lines(bill.subscription, bill.edge)
+    if content is None:
+        return -bill.returned
     invoices = ports.store.invoices_up_to(bill)
-    left -= sum(invoice.charged_back for invoice in invoices)  # as much came back to the subscriber by its bank
+    return sum(_give_back(each, bill, invoices, now, ports) for each in content.returned)
+
+
+def credit_at_once(bill_id: str, now: datetime, ports: Ports) -> None:
+    """The same, right after the bill was made. What cannot be given back now is by the daily reconciliation."""
+    sub, edge = split_bill_id(bill_id)
+    bill = ports.store.bill(sub, edge)
+    if bill is not None:
+        with suppress(Refusal):
+            credit_leftover(bill, now, ports)
+
+
+def _give_back(credit: Carried, bill: Bill, invoices: Sequence[Invoice], now: datetime, ports: Ports) -> int:
+    """One tax treatment's credit, on the invoices that charge under it. Answers what they cannot carry."""
+    left, key = -credit.amount, f"{bill.id}:{credit.tax_behavior}:{credit.tax_code or ''}"
+    for invoice in invoices:
+        if invoice.charged_back and (charged := _charged(credit, invoice, ports)).amount:
+            left -= charged.net(invoice.charged_back)  # as much came back to the subscriber by its bank
     for invoice in invoices:
         if left <= 0:
             break
-        left -= credit_correction(invoice.id, left, bill.id, now, ports)
+        charged = _charged(credit, invoice, ports)
+        if charged.amount > 0:
+            sized = partial(charged.credited, min(left, charged.amount))
+            left -= _credited(invoice.id, key, LEFT_OVER, sized, now, ports)[1]
     return max(0, left)
+
+
+def _charged(credit: Carried, invoice: Invoice, ports: Ports) -> Charged:
+    return charged_for(credit, invoice, ports.store.lines(invoice.subscription, invoice.edge))
+
+
+def _credited(
+    invoice_id: str, key: str, memo: str, sized: Callable[[Invoice, int], tuple[int, int]], now: datetime, ports: Ports
+) -> tuple[int, int]:
+    """One credit note of ours under a key. `sized(invoice, most)`: its amount, and what of a leftover that is.
+
+    Answers both as they were decided first.
+    """
+    before = ports.store.action(invoice_id, _name(invoice_id, "billing", "credit", key))
+    if before is not None and before.done_at is not None:
+        return (0, 0) if before.refused else (before.amount, before.net)
+    invoice = until_unchanged(lambda: bring_up(around_of(invoice_id, now, ports), now, ports)).invoice
+    amount, net = (
+        sized(invoice, _creditable(invoice, _target(invoice, AUTO))) if before is None else (before.amount, before.net)
+    )
+    if amount <= 0:
+        return 0, 0
+    # To where is decided as late as may be: what was begun on an open invoice goes on when it was paid meanwhile.
+    asked = Request(what="credit", key=key, amount=amount, to=AUTO, reason="order_change", memo=memo, net=net)
+    action = _act("billing", invoice_id, asked, now, ports).action
+    return action.amount, action.net
 
 
 def _act(person: Person | str, invoice_id: str, asked: Request, now: datetime, ports: Ports) -> Done:
@@ -137,7 +185,13 @@ def _begin(
     amount = _checked(invoice, asked, action, name, now, ports)
     if action is None:
         action = Action(
-            id=name, invoice=invoice.id, what=asked.what, fingerprint=asked.fingerprint, amount=amount, at=now
+            id=name,
+            invoice=invoice.id,
+            what=asked.what,
+            fingerprint=asked.fingerprint,
+            amount=amount,
+            net=asked.net,
+            at=now,
         )
         said = {"what": asked.what, "amount": str(amount), "reason": asked.reason}
         entries = (audit(person, invoice, f"invoice.{asked.what}", said, around.at, ports),)

@@ -121,7 +121,26 @@ class Rater:
         counted_now = (*arrears, *(each.segment for each in adjustments))
         lasting = tuple(each for each in ahead if not any(rating.given_back(segment, each) for segment in arrears))
         made = frozen(bill, rated, counted_now, lasting, taken, parts.products())
-        return replace(made, since=previous.edge if previous else None, restored=restored)
+        takers = self._later(subscription, bill.edge) if rated.carried else set()
+        return replace(
+            made,
+            carried=tuple(each for each in rated.carried if (each.tax_behavior, each.tax_code) in takers),
+            returned=tuple(each for each in rated.carried if (each.tax_behavior, each.tax_code) not in takers),
+            since=previous.edge if previous else None,
+            restored=restored,
+        )
+
+    def _later(self, subscription: Subscription, edge: datetime) -> set[rating.TaxGroup]:
+        """The tax treatments that bills after this one may charge, as far as is known: credit of another is given back.
+
+        A pause ends with the plan it began with, so it is one that will be paid.
+        """
+        found: set[rating.TaxGroup] = set()
+        for plan, number in paid_from(subscription, edge):
+            version = self.store.plan_version(plan, number)
+            if version is not None:
+                found.add((version.terms.tax_behavior, version.terms.tax_code))
+        return found
 
     def _adjustments(
         self, subscription: Subscription, before: Sequence[BillLines], parts: "_Parts"
@@ -331,6 +350,15 @@ def paid_until(subscription: Subscription, stretch: Stretch) -> datetime | None:
         if not span.paid or (span.plan, span.version) != (stretch.span.plan, stretch.span.version):
             return span.start if stops is None else min(stops, span.start)
     return stops
+
+
+def paid_from(subscription: Subscription, edge: datetime) -> set[tuple[str, int]]:
+    """The plan versions that are paid from an instant on, or will be again after a pause, as far as is known."""
+    if subscription.end is not None and subscription.end <= edge:
+        return set()
+    now = in_force(subscription, edge)
+    spans = [span for span in timeline(subscription) if span.start > edge] + ([now] if now is not None else [])
+    return {(span.plan, span.version) for span in spans if span.plan is not None and span.version is not None}
 
 
 def top_ups_in(subscription: Subscription, period: Period) -> Mapping[str, int]:

@@ -595,15 +595,15 @@ def _lines(going: _Pass, bill: Bill, subscription: Subscription, gap: datetime |
 
 
 def _leftover(going: _Pass, bill: Bill) -> None:
-    """What the last bill left in the subscriber's favour is given back; what no invoice can carry is for a person."""
-    if not bill.last or bill.carry_out >= 0:
+    """What no later bill can take of a credit is given back; what no invoice can carry is for a person."""
+    if bill.returned >= 0:
         return
     asked = going.ports.payments.store
     before = sum(each.credited for each in asked.invoices_up_to(bill))
     left = invoice_actions.credit_leftover(bill, going.now, going.ports.payments)
     given = sum(each.credited for each in asked.invoices_up_to(bill)) - before
     if given:
-        going.tell(AMOUNT, bill.id, f"{given} was credited for corrections after the last bill", REPAIRED)
+        going.tell(AMOUNT, bill.id, f"{given} was credited: no later bill takes it", REPAIRED)
     if left:
         detail = f"{left} is owed to the subscriber and no invoice can carry it: pay it outside"
         going.tell(AMOUNT, bill.id, detail, PROPOSED, left, bill.currency)

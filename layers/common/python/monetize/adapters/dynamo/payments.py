@@ -11,7 +11,7 @@ from monetize.adapters.dynamo.table import Lost, Op, Table, put, read
 from monetize.domain.audit import AuditEntry
 from monetize.domain.dunning import Action
 from monetize.domain.errors import PreconditionFailed
-from monetize.domain.invoices import Bill, Invoice
+from monetize.domain.invoices import Bill, BillLines, Invoice
 from monetize.domain.plans import PlanVersion
 from monetize.domain.publishers import Publisher
 from monetize.domain.subscriptions import Subscriber, Subscription
@@ -78,6 +78,10 @@ class PaymentTable:
     def bill(self, sub: str, edge: datetime) -> Bill | None:
         """The bill that an invoice carries."""
         return self.table.get(Bill, keys.bill(sub, edge))
+
+    def lines(self, sub: str, edge: datetime) -> BillLines | None:
+        """What that bill charges, and what it leaves over."""
+        return self.table.get(BillLines, keys.bill_lines(sub, edge))
 
     def owed_by(self, publisher: str, subscriber: str) -> Iterator[Invoice]:
         """A subscriber's invoices that failed and are owed."""

@@ -1,0 +1,205 @@
+"""What is left in the subscriber's favour: it comes off the next bill that can take it, or is given back, once."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from local import story
+from local.clock import Clock
+from local.in_process import world_of
+from local.system import System
+from monetize import wiring
+from monetize.adapters.dynamo import keys
+from monetize.adapters.dynamo.table import put
+from monetize.domain.publishers import Publisher
+from tests.integration.test_billing import METER, Shop
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+YEARLY = {"id": "year", "name": "Year", "model": "flat", "amount": 36500, "timing": "advance", "interval": "year"}
+CODE = "txcd_10103001"
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def plan(amount: int | None = 3100, *, name: str = "Gold", tax: str | None = None, **terms: Any) -> dict[str, Any]:
+    """A monthly fee in advance, or (None) a yearly one of 365.00."""
+    fee = YEARLY if amount is None else {**YEARLY, "id": "fee", "name": "Fee", "amount": amount, "interval": "month"}
+    treatment = {"tax_behavior": tax, "tax_code": CODE} if tax else {}
+    return {"name": name, "terms": {"currency": "usd", "charges": [fee], **treatment, **terms}}
+
+
+@dataclass
+class Life(Shop):
+    """One subscription, from the first of January on."""
+
+    def until(self, when: str) -> None:
+        self.world.run_until(at(when))
+
+    def do(self, what: str, **body: str) -> Any:
+        return self.subscriber.call("POST", f"/subscriptions/{self.subscription}/{what}", body or None)
+
+    def sell(self, body: Mapping[str, Any]) -> str:
+        """A further commercial tier of the API, by the plan's own name. Answers its id."""
+        made = self.publisher.call("POST", "/plans", body)
+        self.publisher.call("POST", f"/plans/{made['id']}/publish")
+        tier = next(each for each in self.publisher.all("/tiers") if each["name"] == body["name"])
+        read = self.publisher.answer("GET", f"/tiers/{tier['id']}")
+        wanted = {key: tier[key] for key in ("name", "description", "throttle")}
+        wanted |= {"commercial": True, "plan": made["id"]}
+        self.publisher.call("PUT", f"/tiers/{tier['id']}", wanted, If_Match=read.headers["etag"])
+        read = self.publisher.answer("GET", f"/apis/{self.offer.api}")
+        known = [each if isinstance(each, str) else each["id"] for each in read.json()["tiers"]]
+        self.publisher.call(
+            "PUT", f"/apis/{self.offer.api}/tiers", {"tiers": [*known, tier["id"]]}, If_Match=read.headers["etag"]
+        )
+        return str(tier["id"])
+
+    def notes(self) -> list[dict[str, Any]]:
+        return list(self.system.emulator.account(self.account).credit_notes.values())
+
+    def credited(self) -> list[int]:
+        return [note["amount"] for note in self.notes()]
+
+    def left(self) -> list[tuple[int, int, int]]:
+        """What each bill charges, carries on and gives back."""
+        return [(bill.subtotal, bill.carry_out, bill.returned) for bill in self.bills()]
+
+    def billed(self, when: str) -> None:
+        """Only the billing worker works, and only now."""
+        self.system.clock.move_to(at(when))
+        wiring.billing_queue().send({"kind": "subscription", "id": self.subscription}, group="acme")
+        self.system.pump()
+
+    def reconcile(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.publisher.call("POST", "/reconciliation", {})
+        return found
+
+
+@contextmanager
+def life(gold: Mapping[str, Any], *, tax: int | None = None, fee: str = "") -> Iterator[Life]:
+    with System(clock=Clock(START)) as system:
+        system.schedules.at_most_every = timedelta(days=2)
+        world = world_of(system)
+        publisher = world.as_user("ann", "acme", "publisher_admin")
+        account = story.connect_stripe(world, publisher, "Acme")["publisher"]["stripe"]["account"]
+        table = wiring.core()
+        was = table.get(Publisher, keys.publisher("acme"))
+        assert was is not None
+        if tax is not None:
+            system.emulator.account(account).tax_percentage = Decimal(tax)
+            table.write(put(replace(was, settings=replace(was.settings, automatic_tax=True), fee_percent=fee or "0")))
+        offer = story.publish_offer(publisher, "acme", "Weather", gold, {"calls": METER})
+        subscriber = world.as_user("bob", "globex", "subscriber")
+        made = story.subscribe(world, subscriber, offer, "App", offer.gold_tier, "bob@globex.example")
+        yield Life(system, world, account, offer, made["id"])
+
+
+def test_what_is_left_of_a_plan_is_given_back_when_the_tier_becomes_free() -> None:
+    with life(plan(None)) as shop:
+        shop.until("2026-01-10T12:00")
+        shop.do("change", tier=shop.offer.free_tier, when="now")
+        shop.billed("2026-01-12T00:00")
+        assert shop.left() == [(36500, 0, 0), (0, 0, -35500)]
+        assert shop.credited() == [35500]
+        assert [invoice["status"] for invoice in shop.invoices()] == ["paid"]
+        shop.until("2026-01-15T00:00")
+        assert shop.credited() == [35500]
+        assert not shop.reconcile()["findings"]
+
+
+@pytest.mark.parametrize(("back", "days"), [("2026-01-20T12:00", 346), ("2026-06-20T12:00", 195)])
+def test_a_bill_that_comes_after_all_does_not_take_what_was_given_back(back: str, days: int) -> None:
+    with life(plan(None)) as shop:
+        shop.until("2026-01-10T12:00")
+        shop.do("change", tier=shop.offer.free_tier, when="now")
+        shop.until(back)
+        shop.do("change", tier=shop.offer.gold_tier, when="now")
+        shop.until(f"{at(back) + timedelta(days=3):%Y-%m-%d}")
+        assert shop.left()[2] == (days * 100, 0, 0)
+        shop.do("cancel", when="now")
+        shop.until(f"{at(back) + timedelta(days=8):%Y-%m-%d}")
+        charged, carried, returned = shop.left()[3]
+        assert (charged, carried) == (0, 0)
+        assert shop.credited() == [35500, -returned]
+
+
+def test_who_pays_again_before_the_bill_is_made_carries_on_with_the_credit() -> None:
+    """The bill of the change is made a day later at least; by then a billing date is known that can take it."""
+    with life(plan(None)) as shop:
+        shop.until("2026-01-10T12:00")
+        shop.do("change", tier=shop.offer.free_tier, when="now")
+        shop.billed("2026-01-11T01:00")  # the change holds; its bill is not due yet
+        shop.system.clock.move_to(at("2026-01-12T12:00"))
+        shop.do("change", tier=shop.offer.gold_tier, when="now")
+        shop.billed("2026-01-13T12:00")
+        assert shop.left()[1:] == [(0, -35500, 0), (0, -100, 0)]
+        assert shop.credited() == []
+
+
+def test_a_pause_keeps_what_is_left_for_when_it_ends_and_the_last_bill_gives_it_back() -> None:
+    with life(plan(None)) as shop:
+        shop.until("2026-01-10T12:00")
+        shop.do("pause")
+        shop.until("2026-05-01T12:00")
+        assert shop.left()[1] == (0, -35500, 0)
+        assert shop.credited() == []
+        shop.do("cancel", when="now")
+        shop.until("2026-05-06T00:00")
+        assert shop.left()[2] == (0, 0, -35500)
+        assert shop.credited() == [35500]
+
+
+def test_credit_of_a_tax_treatment_that_is_not_paid_any_more_is_given_back_at_once() -> None:
+    with life(plan(tax="exclusive"), tax=20) as shop:
+        silver = shop.sell(plan(6200, name="Silver", tax="inclusive"))
+        shop.until("2026-01-11T12:00")
+        shop.do("change", tier=silver, when="now")
+        shop.billed("2026-01-12T00:00")
+        assert shop.left() == [(3100, 0, 0), (4200, 0, -2100)]
+        assert [(note["amount"], note["invoice"]) for note in shop.notes()] == [(2520, shop.invoices()[0]["id"])]
+        shop.until("2026-03-05T00:00")
+        assert shop.left()[2:] == [(6200, 0, 0), (6200, 0, 0)]
+        assert shop.credited() == [2520]
+
+
+def test_credit_waits_for_a_version_that_is_known_to_be_paid_later() -> None:
+    with life(plan(tax="exclusive"), tax=20) as shop:
+        silver = shop.sell(plan(6200, name="Silver", tax="inclusive"))
+        shop.until("2026-01-11T12:00")
+        shop.do("change", tier=silver, when="now")
+        shop.do("change", tier=shop.offer.gold_tier, when="period_end")
+        shop.until("2026-02-03T00:00")
+        assert shop.left()[1:] == [(4200, -2100, 0), (1000, 0, 0)]
+        assert shop.credited() == []
+
+
+def test_a_worker_that_dies_around_the_note_leaves_it_to_be_made_once() -> None:
+    for moment in ("before", "after"):
+        with life(plan(None)) as shop:
+            shop.until("2026-01-10T12:00")
+            shop.do("change", tier=shop.offer.free_tier, when="now")
+
+            def crash(when: str, request: Any, moment: str = moment) -> None:
+                if when == moment and request.method == "POST" and request.path == "/v1/credit_notes":
+                    raise ConnectionError
+
+            shop.system.emulator.on_call = crash
+            shop.billed("2026-01-12T00:00")
+            shop.system.emulator.on_call = None
+            assert shop.left()[1] == (0, 0, -35500)
+            assert shop.credited() == ([] if moment == "before" else [35500])
+            for _ in range(2):
+                shop.reconcile()
+                assert shop.credited() == [35500]
+            shop.until("2026-01-15T00:00")
+            assert shop.credited() == [35500]
+            invoice = wiring.payments().store.invoice_known_as((shop.invoices()[0]["id"],))
+            assert invoice is not None
+            assert (invoice.credited, invoice.refunded) == (35500, 35500)
