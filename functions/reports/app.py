@@ -274,15 +274,17 @@ def get_churn(
 def get_usage(
     month: Month = None,
     top: Annotated[int, Query(ge=1, le=100)] = 10,
+    meter: Name = None,
+    product: Annotated[str | None, Query(min_length=1, max_length=128, description="One API's usage alone")] = None,
     publisher: Name = None,
     format: Format = None,  # noqa: A002
 ) -> Response[UsageReportResponse | str]:
     seller, ports, now = _seller_now(publisher)
     chosen = reporting.month_of(month, now)
-    snapshot = reporting.usage(seller, chosen, now, ports)
+    snapshot = reporting.usage(seller, chosen, now, ports, product)
     meters = {each.id: (each.name, each.unit) for each in ports.store.meters(seller)}
     tops = reporting.top_subscribers(snapshot, top)
-    model = UsageReportResponse.of(snapshot, chosen, tops, meters)
+    model = UsageReportResponse.of(snapshot, chosen, tops, meters, meter)
     return _report(model, model.rows, UsageRow, format)
 
 

@@ -176,11 +176,14 @@ def test_money_is_minor_units_with_the_currencys_decimals(currency: str, decimal
 
 def test_a_usage_report_as_csv_tells_days_and_top_subscribers() -> None:
     top = [ConsumerResponse(subscriber="dev", quantity=300)]
-    row = UsageRow(meter="m", name="Calls", unit="calls", quantity=300, late=5, days={"2026-01-30": 300}, top=top)
+    row = UsageRow(
+        meter="m", name="Calls", unit="calls", quantity=300, late=5, let_go=7, days={"2026-01-30": 300}, top=top
+    )
     assert row.columns() == ["meter", "name", "unit", "of", "key", "quantity"]
     assert row.cells() == [
         ["m", "Calls", "calls", "total", "", 300],
         ["m", "Calls", "calls", "late", "", 5],
+        ["m", "Calls", "calls", "let_go", "", 7],
         ["m", "Calls", "calls", "day", "2026-01-30", 300],
         ["m", "Calls", "calls", "subscriber", "dev", 300],
     ]

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from monetize.domain.errors import NotFound
 from monetize.domain.invoices import BillLines, Invoice
 from monetize.domain.lines import Line
 from monetize.domain.periods import Period
@@ -82,6 +83,9 @@ class Desk:
 
     def sellers(self) -> tuple[str, ...]:
         return tuple(self.people)
+
+    def names(self, pub: str) -> dict[str, str]:  # noqa: ARG002
+        return {each.product: each.product for each in self.subs}
 
     def meters(self, pub: str) -> tuple[()]:  # noqa: ARG002
         return ()
@@ -355,7 +359,14 @@ def test_parts_of_an_invoice_of_several_plans_sum_to_it_in_every_measure() -> No
     lines = tuple(replace(line, id=plan, plan=plan, amount=amount) for plan, amount in amounts.items())
     content = BillLines(subscription="sub", edge=FEBRUARY, lines=lines)
     snapshot = Snapshot(publisher="acme", name="revenue#2026-02", as_of=MARCH)
-    about = {"total": 5_950, "tax": 950, "amount_paid": 5_950, "refunded": 101, "credited": 7, "application_fee": 125}
+    about: dict[str, Any] = {
+        "total": 5_950,
+        "tax": 950,
+        "amount_paid": 5_950,
+        "refunded": 101,
+        "credited": 7,
+        "application_fee": 125,
+    }
     count_revenue(snapshot, _invoice(**about), content, None)
     total, by_plan = (RevenueResponse.of(snapshot, "2026-02", by, {}).rows for by in ("total", "plan"))
     assert {row.key: row.amount for row in by_plan} == amounts
@@ -439,6 +450,34 @@ def test_every_meter_keeps_its_largest_consumers() -> None:
     assert [quantity for _, quantity in tops["2"].subscribers] == [1_000, 1_000, 1_000]
     assert tops["2"].total == sum(each[day, 2] for each in counted.values())
     assert len(snapshot.groups["subscriber"]) <= reporting.TOP
+
+
+def test_what_small_consumers_used_who_were_let_go_bounds_what_anybody_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporting, "TOP", 3)
+    monkeypatch.setattr(reporting, "LEAST_TOP", 3)
+    monkeypatch.setattr(reporting, "PAGE", 2)
+    day = date(2026, 2, 3)
+    used = [5, 60, 70, 80, 90, 5]
+    subs = [_paid(str(at), "small", JANUARY, subscriber=f"dev-{at % 5}") for at in range(len(used))]
+    desk = Desk(subs, counted={each.id: {(day, 1): used[at]} for at, each in enumerate(subs)})
+    (top,) = reporting.top_subscribers(reporting.usage("acme", "2026-02", MARCH, desk.ports), 3)
+    assert top.subscribers == (("dev-4", 90), ("dev-3", 80), ("dev-2", 70))
+    assert (top.total, top.let_go) == (310, 5 + 60 + 5)
+    assert top.let_go + sum(quantity for _, quantity in top.subscribers) == top.total
+
+
+def test_usage_is_told_of_one_api_alone() -> None:
+    day = date(2026, 2, 3)
+    subs = [_paid("a", "small", JANUARY), _paid("b", "small", JANUARY, product="other")]
+    desk = Desk(subs, counted={"a": {(day, 1): 7}, "b": {(day, 1): 20}})
+    found = {
+        product: [top.total for top in reporting.top_subscribers(made, 3)]
+        for product in (None, "api", "other")
+        if (made := reporting.usage("acme", "2026-02", MARCH, desk.ports, product)).complete
+    }
+    assert found == {None: [27], "api": [7], "other": [20]}
+    with pytest.raises(NotFound, match="no such API"):
+        reporting.usage("acme", "2026-02", MARCH, desk.ports, "somebody else's")
 
 
 def test_a_usage_report_of_many_partitions_goes_on_in_steps_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:

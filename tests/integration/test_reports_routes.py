@@ -234,6 +234,9 @@ def test_recurring_revenue_churn_usage_and_aging(billed: Billed) -> None:
     assert [(row["meter"], row["quantity"], row["top"]) for row in usage] == [
         ("met_calls", 300, [{"subscriber": "dev", "quantity": 300}])
     ]
+    assert billed.get("/reports/usage?month=2026-01&meter=met_calls&product=api_acme").body["rows"] == usage
+    assert billed.get("/reports/usage?month=2026-01&meter=met_other").body["rows"] == []
+    assert billed.get("/reports/usage?month=2026-01&product=api_other").code == "unknown_product"
     assert billed.get("/reports/aging").body["rows"] == []
 
 

@@ -144,9 +144,10 @@ def age_bucket(days_overdue: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Top:
-    """A meter's largest consumers. `late` is not in `total`."""
+    """A meter's largest consumers. `late` is not in `total`; `let_go` is of those too small to be kept."""
 
     meter: str
     total: int
     late: int = 0
+    let_go: int = 0
     subscribers: tuple[tuple[str, int], ...] = field(default_factory=tuple)

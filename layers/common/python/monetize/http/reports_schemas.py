@@ -497,12 +497,15 @@ class UsageRow(ReportRow):
     late: Annotated[
         int, Field(description="Received after its day was sealed: not in the others, repetitions included")
     ]
+    let_go: Annotated[
+        int, Field(description="Of small consumers not kept: nobody used more than what is told of it and this")
+    ]
     days: dict[str, int]
     top: list[ConsumerResponse]
 
     @classmethod
     def columns(cls) -> list[str]:
-        """`of`: total, late, day or subscriber; `key` is which."""
+        """`of`: total, late, let_go, day or subscriber; `key` is which."""
         return ["meter", "name", "unit", "of", "key", "quantity"]
 
     def cells(self) -> list[list[object]]:
@@ -510,6 +513,7 @@ class UsageRow(ReportRow):
         said = [
             ("total", "", self.quantity),
             ("late", "", self.late),
+            ("let_go", "", self.let_go),
             *(("day", day, quantity) for day, quantity in sorted(self.days.items())),
         ]
         said += [("subscriber", each.subscriber, each.quantity) for each in self.top]
@@ -523,8 +527,15 @@ class UsageReportResponse(ReportResponse):
     rows: list[UsageRow]
 
     @classmethod
-    def of(cls, snapshot: Snapshot, month: str, tops: tuple[Top, ...], meters: dict[str, tuple[str, str]]) -> Self:
-        """From the domain; `meters` is name and unit by id."""
+    def of(
+        cls,
+        snapshot: Snapshot,
+        month: str,
+        tops: tuple[Top, ...],
+        meters: dict[str, tuple[str, str]],
+        only: str | None = None,
+    ) -> Self:
+        """From the domain; `meters` is name and unit by id, `only` the one meter that is wanted."""
         by_day: dict[str, dict[str, int]] = {}
         for (meter, day), counted in snapshot.rows("day"):
             by_day.setdefault(meter, {})[day] = counted["quantity"]
@@ -535,10 +546,12 @@ class UsageReportResponse(ReportResponse):
                 unit=meters.get(top.meter, ("", ""))[1],
                 quantity=top.total,
                 late=top.late,
+                let_go=top.let_go,
                 days=by_day.get(top.meter, {}),
                 top=[ConsumerResponse(subscriber=who, quantity=quantity) for who, quantity in top.subscribers],
             )
             for top in tops
+            if only in (None, top.meter)
         ]
         return cls(**_head(snapshot), month=month, rows=rows)
 

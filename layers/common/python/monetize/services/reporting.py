@@ -476,18 +476,23 @@ def _why_lost(subscription: Subscription, at: datetime) -> str:
     return subscription.end_reason or "ended"
 
 
-def usage(publisher: str, month: str, now: datetime, ports: Ports) -> Snapshot:
-    """Units by meter and day, and by subscriber. Of very many the ones with the least are let go, meter by meter.
+def usage(publisher: str, month: str, now: datetime, ports: Ports, product: str | None = None) -> Snapshot:
+    """Units by meter and day, and by subscriber; of one API's subscriptions alone where it is named.
+
+    Of very many subscribers the ones with the least are let go, meter by meter: `let_go` is what they had then, so
+    nobody used more than what is told of it and that. NotFound `unknown_product`.
 
     What came after its day was sealed is told apart, as it was received: only the bill that takes it knows what of it
     was there before.
     """
     store = ports.store
+    if product is not None and product not in store.names(publisher):
+        raise NotFound("unknown_product", "There is no such API.")
     names = {meter.short: meter.id for meter in store.meters(publisher)}
     first, last = date.fromisoformat(f"{month}-01"), last_day(month)
 
     def cost(things: Sequence[Subscription]) -> int:
-        return sum(dict(each.shards).get(month, 1) + 1 for each in things)
+        return sum(dict(each.shards).get(month, 1) + 1 for each in things if product in (None, each.product))
 
     def page(after: str | None) -> tuple[Sequence[Subscription], str | None]:
         found = store.subscriptions(publisher, after, PAGE)
@@ -499,6 +504,8 @@ def usage(publisher: str, month: str, now: datetime, ports: Ports) -> Snapshot:
 
     def count(snapshot: Snapshot, things: Sequence[Subscription]) -> None:
         for each in things:
+            if product not in (None, each.product):
+                continue
             shards = dict(each.shards)
             counted = ports.usage.counters(each.id, first, last, lambda m, of=shards: of.get(m, 1))  # type: ignore[misc]
             for (day, short), quantity in counted.totals.items():
@@ -511,15 +518,17 @@ def usage(publisher: str, month: str, now: datetime, ports: Ports) -> Snapshot:
                     snapshot.add("meter", (names.get(short, str(short)),), "late", quantity)
         trim(snapshot)
 
-    return progress(publisher, f"usage#{month}", _as_of(now), Step(page, count, cost), now, store, PARTITIONS)
+    name = f"usage#{month}" if product is None else f"usage#{month}#{product}"
+    return progress(publisher, name, _as_of(now), Step(page, count, cost), now, store, PARTITIONS)
 
 
 def trim(snapshot: Snapshot) -> None:
     """Keep each meter's largest consumers: as many as an item holds of all of them, and those that can be asked for."""
     kept = max(LEAST_TOP, TOP // max(1, len(snapshot.rows("meter"))))
     for meter, whose in _consumers(snapshot).items():
-        for subscriber, _ in whose[kept:]:
+        for subscriber, quantity in whose[kept:]:
             snapshot.drop("subscriber", (meter, subscriber), "quantity")
+            snapshot.add("meter", (meter,), "let_go", quantity)
 
 
 def _consumers(snapshot: Snapshot) -> dict[str, list[tuple[str, int]]]:
@@ -569,6 +578,7 @@ def top_subscribers(snapshot: Snapshot, count: int) -> tuple[Top, ...]:
             meter=meter,
             total=measures.get("quantity", 0),
             late=measures.get("late", 0),
+            let_go=measures.get("let_go", 0),
             subscribers=tuple(whose.get(meter, ())[:count]),
         )
         for (meter,), measures in snapshot.rows("meter")
