@@ -33,6 +33,7 @@ from monetize.domain.plans import Plan, PlanTerms, PlanVersion, validate_terms
 from monetize.domain.publishers import MOST_AHEAD, Publisher
 from monetize.domain.rating import UsageByDay, preview
 from monetize.domain.runs import (
+    SETTLED,
     Hold,
     Outlier,
     Progress,
@@ -85,6 +86,7 @@ class Runs(Protocol):
     def seen(self, run_id: str, bills: Collection[str]) -> frozenset[str]: ...
     def any_due(self, shard: int, now: datetime, scope: str) -> bool: ...
     def due_count(self, shard: int, now: datetime, scope: str) -> int: ...
+    def worked_on(self, shard: int, now: datetime, until: datetime, scope: str) -> int: ...
     def part(self, run_id: str, shard: int) -> RunPart | None: ...
     def parts(self, run_id: str) -> tuple[RunPart, ...]: ...
     def advance(self, part: RunPart, results: Sequence[RunResult], totals: Sequence[PublisherTotals]) -> bool: ...
@@ -571,7 +573,10 @@ def _real_progress(run: Run, now: datetime, ports: Ports) -> tuple[Run, Progress
     pace = settled_count / seconds if settled_count else None
     left = 0
     if run.status == "running":
-        left = sum(ports.runs.due_count(shard, now, run.scope) for shard in range(running.SHARDS))
+        left = sum(
+            ports.runs.due_count(shard, now, run.scope) + ports.runs.worked_on(shard, now, now + WORKED_ON, run.scope)
+            for shard in range(running.SHARDS)
+        )
     known = Progress(
         found=settled_count + left,
         counts=totals.counts,
@@ -590,8 +595,9 @@ def _real_progress(run: Run, now: datetime, ports: Ports) -> tuple[Run, Progress
 def at_tick(now: datetime, ports: Ports, scope: str = "") -> str:
     """The real run that what is found now belongs to; none where nothing is due.
 
-    A run begins with the first tick that finds something and ends with the first that finds nothing left. Its closing
-    is the last change of its item: whoever listens to changes hears of it once.
+    A run begins with the first tick that finds something and ends with the first that finds nothing left: nothing due,
+    and no bill that a worker is on or that waits for its place. Its closing is the last change of its item: whoever
+    listens to changes hears of it once.
     """
     due = any(ports.runs.any_due(shard, now, scope) for shard in range(running.SHARDS))
     run = ports.runs.open_run(scope)
@@ -604,7 +610,8 @@ def at_tick(now: datetime, ports: Ports, scope: str = "") -> str:
         except PreconditionFailed:
             other = ports.runs.open_run(scope)
             return other.id if other is not None else ""
-    if due:
+    until = now + WORKED_ON
+    if due or any(ports.runs.worked_on(shard, now, until, scope) for shard in range(running.SHARDS)):
         return run.id
     totals, updated = ports.runs.tallied(run.id)
     ports.runs.finish(
@@ -635,10 +642,13 @@ class Worked(Protocol):
 def tell(done: Sequence[tuple[str, Worked]], number: int, now: datetime, ports: Callable[[], Ports]) -> None:
     """Add what a batch of messages led to to the runs they belong to: one write a batch, spread over many items.
 
+    What led to nothing (held, done by another, not due any more) is still to be done, or was counted where it was done.
     For watching, not for accounting: a batch that is lost between its work and this is not in it.
     """
     by_run: dict[str, tuple[dict[str, int], dict[str, int]]] = {}
     for run, worked in done:
+        if worked.outcome not in SETTLED:
+            continue
         counts, amounts = by_run.setdefault(run, ({}, {}))
         add(counts, {worked.outcome: 1})
         if worked.currency:

@@ -273,6 +273,29 @@ class RunTable:
                 return count
             request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
 
+    def worked_on(self, shard: int, now: datetime, until: datetime, scope: str) -> int:
+        """How many bills of a shard somebody is on: their next attempt is ahead, up to an instant."""
+        request: dict[str, Any] = {
+            "TableName": self.table.name,
+            "IndexName": "due",
+            "KeyConditionExpression": "due_pk = :shard AND due_sk BETWEEN :now AND :until",
+            "FilterExpression": "begins_with(sk, :bill)",
+            "ExpressionAttributeValues": {
+                ":shard": {"S": keys.due_partition(shard, scope)},
+                ":now": {"S": keys.instant(now) + "$"},
+                ":until": {"S": keys.instant(until) + "$"},
+                ":bill": {"S": "BILL#"},
+            },
+            "Select": "COUNT",
+        }
+        count = 0
+        while True:
+            answer = self.table.client.query(**request)
+            count += int(answer["Count"])
+            if "LastEvaluatedKey" not in answer:
+                return count
+            request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+
     def any_due(self, shard: int, now: datetime, scope: str) -> bool:
         """Whether a shard has anything due."""
         answer = self.table.client.query(
