@@ -360,6 +360,28 @@ def test_no_policy_comes_near_its_limit(name: str) -> None:
     assert len(json.dumps(resolved, separators=(",", ":"))) < 8_000
 
 
+@pytest.mark.parametrize("role", sorted(ROLES))
+def test_a_role_is_taken_by_lambda_alone(role: str) -> None:
+    (trust,) = ROLES[role]["Properties"]["AssumeRolePolicyDocument"]["Statement"]
+    assert trust == {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "lambda.amazonaws.com"}}
+
+
+def test_a_service_of_aws_is_let_in_only_for_something_named() -> None:
+    """Else it is let in for whoever has that service work for them."""
+    for logical_id, permission in templates.resources(TEMPLATE, "AWS::Lambda::Permission"):
+        assert permission["Properties"]["Principal"].endswith(".amazonaws.com"), logical_id
+        assert {"SourceArn", "SourceAccount"} & set(permission["Properties"]), logical_id
+    policies = {
+        logical_id: each
+        for logical_id, each in RESOURCES.items()
+        if each["Type"] in ("AWS::SQS::QueuePolicy", "AWS::SNS::TopicPolicy", "AWS::S3::BucketPolicy")
+    }
+    assert len(policies) == 3
+    for logical_id, policy in policies.items():
+        for statement in policy["Properties"]["PolicyDocument"]["Statement"]:
+            assert statement["Effect"] == "Deny" or "aws:Source" in json.dumps(statement["Condition"]), logical_id
+
+
 def test_nobody_scans_a_table_or_deletes_one() -> None:
     for name in NAMES:
         assert not {"dynamodb:Scan", "dynamodb:DeleteTable", "dynamodb:UpdateTable"} & actions(name)
@@ -444,6 +466,26 @@ def test_every_table_can_be_another_one_after_a_restore(table: str) -> None:
     assert TABLES[table]["Condition"] == makes
     assert TEMPLATE["Conditions"][makes] == {"Fn::Equals": [{"Ref": f"{table}Name"}, ""]}
     assert SHARED_ENVIRONMENT[variable] == {"Fn::If": [makes, {"Ref": table}, {"Ref": f"{table}Name"}]}
+
+
+@pytest.mark.parametrize("queue", sorted(QUEUES))
+def test_every_queue_is_encrypted(queue: str) -> None:
+    assert QUEUES[queue]["Properties"]["SqsManagedSseEnabled"] is True
+
+
+def test_exports_are_encrypted_private_read_over_tls_and_forgotten() -> None:
+    bucket = RESOURCES["ExportsBucket"]
+    stated = bucket["Properties"]
+    assert (bucket["DeletionPolicy"], bucket["UpdateReplacePolicy"]) == ("Retain", "Retain")
+    assert stated["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    kept_out = {"BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets"}
+    assert stated["PublicAccessBlockConfiguration"] == dict.fromkeys(kept_out, True)
+    assert stated["OwnershipControls"] == {"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]}
+    (expiry,) = stated["LifecycleConfiguration"]["Rules"]
+    assert (expiry["Status"], expiry["ExpirationInDays"] <= 7) == ("Enabled", True)
+    (only_tls,) = RESOURCES["ExportsBucketPolicy"]["Properties"]["PolicyDocument"]["Statement"]
+    assert (only_tls["Effect"], only_tls["Principal"], only_tls["Action"]) == ("Deny", "*", "s3:*")
+    assert only_tls["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
 
 
 def test_the_tables_have_the_keys_and_indexes_the_code_is_written_for() -> None:
@@ -602,6 +644,25 @@ def test_every_alarm_tells_somebody() -> None:
     for alarm in ALARMS.values():
         assert alarm["Properties"]["AlarmActions"] == [{"Ref": "AlarmTopic"}]
         assert alarm["Properties"]["AlarmDescription"]
+
+
+def test_what_needs_a_person_rings_at_the_first_one() -> None:
+    """One message set apart, one parked bill, one difference in money, one crash: none waits for a second."""
+    first: set[str] = set()
+    for alarm in ALARMS.values():
+        stated = alarm["Properties"]
+        if (stated["ComparisonOperator"], stated["Threshold"]) == ("GreaterThanThreshold", 0):
+            assert stated["EvaluationPeriods"] * stated["Period"] <= 3600
+            assert stated["Statistic"] in ("Sum", "Maximum")
+            assert stated["TreatMissingData"] == "notBreaching"
+            queues = {each for each in names_in(stated["Dimensions"]) if each in QUEUES}
+            first |= queues or {stated["MetricName"]}
+    assert first >= dead_letters() | {"BillsWaiting", "DriftMoneyFindings", "5xx"}
+
+
+def test_the_guide_says_of_every_alarm_what_to_do() -> None:
+    rows = re.findall(r"^\| `(\w+Alarm)` \|", (ROOT / "docs" / "deploy.md").read_text("utf-8"), re.MULTILINE)
+    assert sorted(rows) == sorted(ALARMS)
 
 
 def metrics_of(name: str) -> list[str]:
