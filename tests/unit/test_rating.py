@@ -1,6 +1,6 @@
 """A bill is the pure function of terms, periods and usage; money is conserved to the last unit."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monetize.domain.currencies import CURRENCIES
+from monetize.domain.currencies import CURRENCIES, Currency
 from monetize.domain.money import chargeable, currency_of
-from monetize.domain.periods import Anchor, Period, nominal_period, utc_days
+from monetize.domain.periods import Anchor, Period, midnight, nominal_period, utc_days
 from monetize.domain.plans import Allowance, Charge, PlanTerms, PriceTier, wso2_terms
 from monetize.domain.rating import (
     Adjustment,
+    Ahead,
     ApplicationFee,
     BillInput,
     Carried,
@@ -27,10 +28,21 @@ from monetize.domain.rating import (
     Rated,
     Segment,
     ahead_of,
+    given_back,
     preview,
     rate,
     roll_up,
 )
+from monetize.domain.subscriptions import Segment as Stretch
+from monetize.domain.subscriptions import (
+    Span,
+    Subscription,
+    advance_period,
+    first_edge,
+    following_edge,
+    in_force,
+)
+from monetize.services.rating_bills import arrears_stretches, paid_since, paid_until
 
 JUNE, JULY, AUGUST = (datetime(2026, month, 1, tzinfo=UTC) for month in (6, 7, 8))
 PERIOD = Period(JUNE, JULY)
@@ -364,6 +376,167 @@ def test_a_maximum_takes_back_usage_only_never_a_fee_charged_ahead() -> None:
     opening = bill(starting=segment(plan), at=JUNE)
     rated = bill(segment(plan, usage=used(500), ahead=ahead_of(opening.lines)))
     assert (rated.subtotal, rated.carry) == (0, 0)
+
+
+# ---- lives ----
+
+PARTED = st.sampled_from(["usd", "jpy", "kwd", "isk"]).map(lambda code: CURRENCIES[code])
+
+
+@pytest.mark.parametrize("kind", ["advance", "arrears", "minimum", "maximum"])
+@given(currency=PARTED, units=st.integers(1, 10**6), hours=st.sets(st.integers(1, 30 * 24 - 1), max_size=8))
+def test_however_a_month_is_cut_its_parts_cost_what_the_month_does(
+    kind: str, currency: Currency, units: int, hours: set[int]
+) -> None:
+    price = units * currency.multiple_of
+    fee = replace(FEE, amount=price, timing="advance" if kind == "advance" else "arrears")
+    plan = {
+        "minimum": terms(CALLS, minimum=price),
+        "maximum": terms(replace(CALLS, unit_price=Decimal(10**8)), maximum=price),
+    }.get(kind, terms(fee))
+    plan = replace(plan, currency=currency.code)
+    usage = used(*[10] * 30) if kind == "maximum" else {}
+    whole = 24 if usage else 1  # a day's usage is not cut
+    edges = [JUNE + timedelta(hours=each) for each in sorted({hour // whole * whole for hour in hours} | {0, 720})]
+    due, carried = 0, tuple[Carried, ...]()
+    for start, end in pairwise(edges):
+        opened = in_terms_of(plan, starting=segment(plan, Period(start, JULY), PERIOD), at=start, carried=carried)
+        closed = segment(plan, Period(start, end), PERIOD, usage=usage, ahead=ahead_of(opened.lines))
+        rated = in_terms_of(plan, closed, at=end, carried=opened.carried)
+        due, carried = due + opened.subtotal + rated.subtotal, rated.carried
+        conserved(rated)
+    assert due + sum(each.amount for each in carried) == price
+
+
+VERSIONS = st.lists(st.tuples(*[st.integers(0, 10**5)] * 4, st.booleans()), min_size=1, max_size=3)
+TURNS = st.lists(st.tuples(st.integers(1, 75), st.none() | st.integers(0, 2)), max_size=8)
+
+
+def sold(currency: Currency, versions: list[tuple[Any, ...]]) -> list[PlanTerms]:
+    """Versions with a fee of each kind, some under names of their own."""
+    made = []
+    for number, (*amounts, own) in enumerate(versions):
+        kinds = [(timing, interval) for timing in ("advance", "arrears") for interval in ("month", "year")]
+        charges = [
+            Charge(
+                id=f"{timing}-{interval}{number if own else ''}",
+                name="Fee",
+                model="flat",
+                amount=amount * currency.multiple_of,
+                timing=timing,  # type: ignore[arg-type]
+                interval=interval,  # type: ignore[arg-type]
+            )
+            for amount, (timing, interval) in zip(amounts, kinds, strict=True)
+        ]
+        made.append(PlanTerms(currency=currency.code, charges=tuple(charges)))
+    return made
+
+
+def lived(
+    start: datetime, turns: list[tuple[int, int | None]], last: timedelta, versions: int, day: int
+) -> Subscription:
+    """A subscription that begins with version 0, turns to another or to a pause at midnights, and is cancelled."""
+    spans = [Span(start=start, kind="paid", tier="t", plan="p", version=0, advance=True)]
+    for days, turn in turns:
+        at = midnight(spans[-1].start.date() + timedelta(days=days))
+        kind, version = ("paused", spans[-1].version) if turn is None else ("paid", turn % versions)
+        spans.append(replace(spans[-1], start=at, kind=kind, version=version))
+    return Subscription(
+        id="sub",
+        publisher="pub",
+        subscriber="dev",
+        application="app",
+        product="api",
+        apis=(),
+        tier="t",
+        status="active",
+        spans=tuple(spans),
+        anchor_month=start.month,
+        anchor_day=day,
+        cancel_at=spans[-1].start + last,
+        created_at=start,
+    )
+
+
+def charged(subscription: Subscription, versions: list[PlanTerms], until: Iterator[bool]) -> int:
+    """What all its bills come to, with what the last one leaves; some bills are made when the end is known already."""
+    total, ahead, carried = 0, tuple[Ahead, ...](), tuple[Carried, ...]()
+    since: datetime | None = None
+    edge = first_edge(subscription)
+
+    def part(stretch: Stretch, **more: Any) -> Segment:
+        plan = versions[stretch.span.version or 0]
+        period = Period(stretch.start, stretch.end)
+        nominal = nominal_period(stretch.start, subscription.anchor)
+        begun = paid_since(subscription, stretch)
+        return segment(plan, period, nominal, anchor=subscription.anchor, since=begun, **more)
+
+    while edge is not None:
+        closed = tuple(
+            part(
+                stretch,
+                ahead=tuple(it for it in ahead if it.period.start < stretch.end and stretch.start < it.period.end),
+                ended=paid_until(subscription, stretch) == stretch.end,
+            )
+            for stretch in arrears_stretches(subscription, since, edge)
+        )
+        starting = None
+        period, span = advance_period(subscription, edge), in_force(subscription, edge)
+        if period is not None and span is not None:
+            stretch = Stretch(period.start, period.end, span)
+            starting = part(stretch, until=paid_until(subscription, stretch) if next(until) else None)
+        rated = in_terms_of(versions[0], *closed, starting=starting, at=edge, carried=carried)
+        conserved(rated)
+        lasting = tuple(each for each in ahead if not any(given_back(it, each) for it in closed))
+        ahead = tuple(each for each in (*lasting, *ahead_of(rated.lines)) if each.period.end > edge)
+        total, carried = total + rated.subtotal, rated.carried
+        since, edge = edge, following_edge(subscription, edge)
+    return total + sum(each.amount for each in carried)
+
+
+def worth(subscription: Subscription, versions: list[PlanTerms], currency: Currency) -> int:
+    """The prices of the time that was lived under each version, by fractions."""
+
+    def due(price: int, nominal: Period, at: datetime) -> int:
+        exact = Fraction(price * ((at - nominal.start) // timedelta(seconds=1)), nominal.seconds * currency.multiple_of)
+        return currency.multiple_of * int(exact + Fraction(1, 2))
+
+    total = 0
+    ends = [*(span.start for span in subscription.spans[1:]), subscription.end or subscription.created_at]
+    for span, end in zip(subscription.spans, ends, strict=True):
+        for charge in versions[span.version or 0].charges if span.paid else ():
+            at = span.start
+            while at < end:
+                nominal = nominal_period(at, subscription.anchor, 1 if charge.interval == "month" else 12)
+                until = min(end, nominal.end)
+                total += due(charge.amount or 0, nominal, until) - due(charge.amount or 0, nominal, at)
+                at = until
+    return total
+
+
+@given(
+    currency=PARTED,
+    sold_as=VERSIONS,
+    turns=TURNS,
+    begun=st.integers(0, 86399),
+    last=st.integers(1, 40 * 86400),
+    day=st.sampled_from([1, 15, 31]),
+    known=st.randoms(use_true_random=False),
+)
+def test_a_life_costs_the_time_lived_under_each_version_whatever_happened(
+    currency: Currency,
+    sold_as: list[tuple[Any, ...]],
+    turns: list[tuple[int, int | None]],
+    begun: int,
+    last: int,
+    day: int,
+    known: Any,
+) -> None:
+    versions = sold(currency, sold_as)
+    start = datetime(2027, 11, 20, tzinfo=UTC) + timedelta(seconds=begun)
+    life = lived(start, turns, timedelta(seconds=last), len(versions), day)
+    bills_know = iter(lambda: known.random() < 0.5, None)
+    assert charged(life, versions, bills_know) == worth(life, versions, currency)
 
 
 # ---- corrections ----
