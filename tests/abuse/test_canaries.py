@@ -23,7 +23,9 @@ from local.in_process import world_of
 from local.stripe_emulator.core import StripeEmulator
 from local.stripe_emulator.faults import Fault
 from local.system import System
-from tests.abuse.scene import BILLED, METER, PLAN, START, report, usage_event
+from tests.abuse import routes
+from tests.abuse.routes import KINDS, filled
+from tests.abuse.scene import BILLED, METER, PLAN, START, open_side, report, usage_event
 
 CARD = "4242424242424242"
 DECLINED_LATER = "4000000000000341"
@@ -355,6 +357,52 @@ def test_no_secret_is_told_or_stored_anywhere(
     assert {"payment link", "checkout url", "portal url"} <= {name.partition(" of ")[0] for name in secrets}
     stored_personally = {key.rpartition("|")[2] for key, text in watched.written if "canary.person@pii" in text}
     assert stored_personally == {"SUBSCRIBER"}, "what is written is not seen any more"
+
+
+def test_nothing_of_a_request_is_logged_whatever_it_is(system: System, watched: Watched) -> None:
+    """Words in bodies, paths, queries and headers of every route: whoever sends a secret in the wrong place is kept."""
+    side = open_side(system, world_of(system), "acme", "dev")
+    roles = "publisher_admin publisher_viewer subscriber gateway operator"
+    tokens = [system.token("ann", "acme", roles=roles), system.token("dan", "dev", roles=roles)]
+    own = {**dict.fromkeys(KINDS.values(), "x_CANARYPATH"), **side.ids}
+    headers = {
+        "If-Match": '"CANARYETAG"',
+        "User-Agent": "CANARYAGENT",
+        "Cookie": "CANARYCOOKIE",
+        "X-Api-Key": "CANARYKEY",
+    }
+    asked = "cursor=CANARYCURSOR&publisher=CANARYPUBLISHER&month=CANARYMONTH&CANARYNAME=CANARYVALUE"
+    for number, operation in enumerate(routes.everything()):
+        path = operation.path
+        for name in operation.parameters:
+            path = path.replace(f"{{{name}}}", own[operation.kind(name)] if name in KINDS else "1")
+        for token in (*tokens, side.secrets["gateway key"], "CANARYTOKEN"):
+            for body in (operation.body, words_of_canaries(operation.body)):
+                key = {"Idempotency-Key": f"CANARYIDEMPOTENCY-{number}-{body == operation.body}"}
+                sent = None if body is None else filled(body, own, {})
+                for where, more in ((path, {}), (f"{path}?{asked}", headers)):
+                    system.call(operation.method, where, sent, token=token, headers={**key, **more})
+        system.call(operation.method, f"{operation.path}/CANARYPATH", b'{"CANARYBODY', token=tokens[0])
+    system.pump()
+    for failure in system.functions.failures:
+        watched.add("error", failure.trace)
+    leaks = [
+        f"{where}: {text[:300]}"
+        for where in ("log", "metric", "trace", "error")
+        for text in watched.told.get(where, ())
+        if "CANARY" in text
+    ]
+    assert not leaks, "\n".join(sorted(set(leaks))[:20])
+    assert len(watched.told["log"]) > 100
+
+
+def words_of_canaries(value: Any) -> Any:
+    """A body whose every text is a canary, and every unknown member too."""
+    if isinstance(value, dict):
+        return {**{name: words_of_canaries(each) for name, each in value.items()}, "CANARYMEMBER": "CANARYTEXT"}
+    if isinstance(value, list):
+        return [words_of_canaries(each) for each in value]
+    return f"CANARYTEXT {value}" if isinstance(value, str) else value
 
 
 def test_an_invocation_logs_little_whatever_happens(system: System, watched: Watched) -> None:
