@@ -97,6 +97,8 @@ def run_part(part: Part, most_failures: int = SHOWN) -> Tally:
     """One process's share; it stops early when enough has gone wrong."""
     tally = Tally()
     gc.disable()
+    gc.collect()
+    gc.freeze()  # what the process holds for good is not looked through again
     for number, (command, result) in enumerate(_worlds(part, tally)):
         tally.worlds[part.kind] += 1
         tally.doors += result.doors

@@ -20,7 +20,7 @@ from local.simulate.prices import Tariff
 from local.simulate.world import CORE, USAGE, World, tables
 
 ID = 12
-LET_OFF = frozenset({"waived", "void", "uncollectible"})
+LET_OFF = frozenset({"waived", "void"})  # what is written off may still be paid, and does not come by here
 FINISHED = frozenset({"sent", "paid", "empty", "waived", "void", "uncollectible"})
 FOREVER = datetime.max.replace(tzinfo=UTC)
 RECOVERY = timedelta(hours=7)  # two leases and what is waited in between
@@ -402,7 +402,7 @@ def _history(world: World, sub: str, life: Life) -> dict[datetime, _Made]:
             known = _life(world, _doc(change.new or {}))
         elif sk.startswith("LINES#"):
             frozen[datetime.fromisoformat(sk[6:])] = _frozen(change.new or {})
-            rated[datetime.fromisoformat(sk[6:])] = off
+            rated[datetime.fromisoformat(sk[6:])] = off, change.at
         elif sk.startswith("BILL#"):
             bill = _doc(change.new or {})
             if bill.edge is None or bill.created_at is None:
@@ -414,11 +414,12 @@ def _history(world: World, sub: str, life: Life) -> dict[datetime, _Made]:
         lines = frozen[edge].lines if edge in frozen else ()
         month = prices.month_of(edge)[1]
         until = next((each.period.end for each in lines if each.advance), None)
-        over = [each for each in then.edges(at + timedelta(seconds=1)) if edge < each < month]
-        later = [each for each in life.edges(at + timedelta(seconds=1)) if edge < each < (over or [month])[0]]
-        whole = frozenset() if over else frozenset((month,))
-        let_off = (before, rated.get(edge, before))
-        found[edge] = _Made(until, over[0] if over else None, frozenset(later) | whole, let_off, edge in rated)
+        over = [each for each in (then.end,) if each is not None and each <= at and edge < each < month]
+        then_off, rated_at = rated.get(edge, (before, at))
+        later = [each for each in (life.end,) if each is not None and each <= rated_at and edge < each < month]
+        possible = frozenset(later if over else (*later, month))
+        let_off = (before, then_off)
+        found[edge] = _Made(until, over[0] if over else None, possible, let_off, edge in rated)
     return found
 
 

@@ -22,7 +22,8 @@ from monetize.services import counting
 
 # Lines of bills that what comes late may still correct; before the last bill, since that one took what had come.
 LOOK_BACK = timedelta(days=CORRECTABLE_DAYS)
-_LET_OFF = ("waived", "void", "uncollectible")
+_GONE = ("waived", "void")
+_LET_OFF = (*_GONE, "uncollectible")  # which may be paid one day after all: the credits in it stay where they are
 _MONEY: Collection[LineKind] = ("carry", "proration_credit", "adjustment")  # credits that give back what was paid
 
 
@@ -104,7 +105,7 @@ class Rater:
         parts = _Parts(self, subscription, publisher, sealed)
         arrears = tuple(parts.segment(stretch, ahead) for stretch in closed)
         adjustments, taken = self._adjustments(subscription, before, parts)
-        starting = parts.starting(bill.edge, bill.created_at)
+        starting = parts.starting(bill.edge)
         again, restored = parts.taken_again(before)
         rated = rating.rate(
             BillInput(
@@ -151,13 +152,16 @@ class Rater:
         stretches = [stretch for each in before for stretch in arrears_stretches(subscription, each.since, each.edge)]
         if not stretches:
             return (), ()
-        first = max(stretches[0].start, before[-1].edge - LOOK_BACK).date()
-        known = self.usage.late(subscription, first, max(first, _last_day(stretches[-1])))
+        # Whole stretches: what is rated again is rated with all that came late for it, whoever took that.
+        reached = [each for each in stretches if each.end > before[-1].edge - LOOK_BACK]
+        if not reached:
+            return (), ()
+        known = self.usage.late(subscription, reached[0].start.date(), _last_day(reached[-1]))
         # What a bill took is what its frozen lines name: whoever rated it too and came second took nothing.
         mine = {ref: day for ref, day in known.items() if all(ref not in each.late for each in before)}
         touched = [
             stretch
-            for stretch in stretches
+            for stretch in reached
             if any(stretch.start.date() <= day <= _last_day(stretch) for day in mine.values())
         ]
         made = tuple(
@@ -196,7 +200,7 @@ class _Parts:
         self._versions: dict[tuple[str, int], PlanVersion] = {}
         self._publisher = publisher
         self._sealed = sealed
-        self._let_off: dict[datetime, bool] = {}
+        self._statuses: dict[datetime, str] = {}
 
     def segment(self, stretch: Stretch, ahead: Sequence[rating.Ahead], late: Collection[str] | None = None) -> Segment:
         """One closed stretch with its usage."""
@@ -243,7 +247,7 @@ class _Parts:
         edges = []
         for each in before:
             taken = [] if each.edge in done else list(_money_in(each))
-            if taken and self._nothing_owed(each.edge):
+            if taken and self._status(each.edge) in _GONE:
                 edges.append(each.edge)
                 for line, amount in taken:
                     group = line.tax_behavior, line.tax_code
@@ -258,21 +262,24 @@ class _Parts:
         return ahead
 
     def _nothing_owed(self, edge: datetime) -> bool:
-        """Whether the bill at an edge was let off."""
-        if edge not in self._let_off:
+        """Whether nobody owes the bill at an edge."""
+        return self._status(edge) in _LET_OFF
+
+    def _status(self, edge: datetime) -> str:
+        if edge not in self._statuses:
             bill = self._rater.store.bill(self._subscription.id, edge)
-            self._let_off[edge] = bill is not None and bill.status in _LET_OFF
-        return self._let_off[edge]
+            self._statuses[edge] = bill.status if bill is not None else ""
+        return self._statuses[edge]
 
     def _used(self, version: PlanVersion, first: date, last: date, late: Collection[str] | None) -> UsageByDay:
         if late is None and self._sealed is not None:
             return counted(self._sealed, self._meters(version), first, last)
         return self._rater.usage.exact(self._subscription, first, last, sorted(late or ()))
 
-    def starting(self, edge: datetime, now: datetime) -> Segment | None:
-        """The period that starts at the edge, charged in advance: as far as it was lived, where it is over by `now`.
+    def starting(self, edge: datetime) -> Segment | None:
+        """The period that starts at the edge, charged in advance; as far as it was lived, where all has ended since.
 
-        What is only planned may be taken back, so until it has come it shortens nothing.
+        A change or a pause shortens nothing: while no bill was made at its instant it may still be taken back.
         """
         subscription = self._subscription
         span = in_force(subscription, edge)
@@ -282,7 +289,6 @@ class _Parts:
         stretch = Stretch(edge, next_edge(edge, subscription.anchor), span)
         version = self._version(stretch)
         period = Period(stretch.start, stretch.end)
-        stops = paid_until(subscription, stretch)
         return Segment(
             period=period,
             nominal=nominal_period(edge, subscription.anchor),
@@ -291,7 +297,7 @@ class _Parts:
             version=version.number,
             anchor=subscription.anchor,
             since=paid_since(subscription, stretch),
-            until=stops if stops is not None and stops <= now else None,
+            until=subscription.ended_at,
             units=self._units(version),
         )
 
