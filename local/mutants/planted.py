@@ -231,7 +231,7 @@ PLANTED = (
         'f"{wanted.bill}:{wanted.attempt}:create"',
         'f"{wanted.bill[:4]}:{wanted.attempt}:create"',
         "two subscriptions share a draft",
-        "all 0-99",
+        WITH + "test_invoice_settings.py -k share_a_key",
     ),
     _(
         "adapters/stripe/invoices.py",

@@ -144,3 +144,14 @@ def test_how_an_invoice_is_collected_is_what_its_draft_says(market: Market, monk
     market.system.run_for(RETRIED)
     assert (market.bill(bill.subscription, START).status, told(market, "invoice.sent")) == ("sent", 1)
     assert [each["status"] for each in held(market)] == ["open"]
+
+
+def test_no_two_bills_of_an_account_share_a_key_at_stripe(market: Market) -> None:
+    """A shared one would answer the second bill with the first one's draft, or refuse it."""
+    for name in ("one", "two", "three"):
+        market.subscribe("dev", name)
+    market.run(days=4)
+    made = [each for each in market.system.emulator.requests if each.method == "POST" and "/invoices" in each.path]
+    assert len([each for each in made if each.path == "/v1/invoices"]) >= 6
+    assert {(each.status, each.replayed) for each in made} == {(200, False)}
+    assert len({each.idempotency_key for each in made}) == len(made)
