@@ -3,7 +3,7 @@
 from decimal import ROUND_HALF_UP, Decimal
 
 from local.stripe_emulator import customers, invoices, payments
-from local.stripe_emulator.amounts import check_multiple
+from local.stripe_emulator.amounts import check_multiple, round_half_up
 from local.stripe_emulator.refusals import invalid
 from local.stripe_emulator.store import Obj, matching, merged_metadata, page, unset
 from local.stripe_emulator.world import Call, route
@@ -132,6 +132,7 @@ def _worked_out(call: Call) -> Obj:
     total = subtotal + tax if "lines" in params else params.get("amount", subtotal)
     if "lines" not in params and "amount" not in params:
         total = _parts(params, refunds)
+    taxes = {"exclusive": tax} if "lines" in params else _shares(invoice, total)
     if total <= 0:
         raise invalid("The credit note's amount must be greater than 0.", "amount")
     for name in ("amount", *PARTS):
@@ -174,13 +175,23 @@ def _worked_out(call: Call) -> Obj:
         "refunds": refunds,
         "shipping_cost": None,
         "status": "issued",
-        "subtotal": total - tax,
-        "subtotal_excluding_tax": total - tax,
+        "subtotal": total - taxes.get("exclusive", 0),
+        "subtotal_excluding_tax": total - sum(taxes.values()),
         "total": total,
-        "total_excluding_tax": total - tax,
+        "total_excluding_tax": total - sum(taxes.values()),
         "total_taxes": [],
         "voided_at": None,
         "type": "post_payment" if paid else "pre_payment",
+    }
+
+
+def _shares(invoice: Obj, total: int) -> dict[str, int]:
+    """What of a note without lines is tax, by behavior: as of the invoice (docs.stripe.com/tax/invoicing/refunds)."""
+    return {
+        each["tax_behavior"]: round_half_up(
+            Decimal(each["amount"]) * total / max(1, invoice["total"]), invoice["currency"]
+        )
+        for each in invoice["total_taxes"] or ()
     }
 
 

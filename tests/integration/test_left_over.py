@@ -16,7 +16,10 @@ from local.system import System
 from monetize import wiring
 from monetize.adapters.dynamo import keys
 from monetize.adapters.dynamo.table import put
+from monetize.domain.invoices import Bill, BillLines
 from monetize.domain.publishers import Publisher
+from monetize.domain.rating import Carried
+from monetize.services import invoice_actions
 from tests.integration.test_billing import METER, Shop
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -203,3 +206,65 @@ def test_a_worker_that_dies_around_the_note_leaves_it_to_be_made_once() -> None:
             invoice = wiring.payments().store.invoice_known_as((shop.invoices()[0]["id"],))
             assert invoice is not None
             assert (invoice.credited, invoice.refunded) == (35500, 35500)
+
+
+@pytest.mark.parametrize(("tax", "given", "share"), [("exclusive", 2520, 210), ("inclusive", 2100, 210)])
+def test_a_note_takes_the_tax_on_top_along_and_the_platforms_share(tax: str, given: int, share: int) -> None:
+    with life(plan(tax=tax), tax=20, fee="10") as shop:
+        shop.until("2026-01-11T00:00")
+        shop.do("cancel", when="now")
+        shop.until("2026-01-15T00:00")
+        assert shop.left() == [(3100, 0, 0), (0, 0, -2100)]
+        (note,) = shop.notes()
+        assert (note["amount"], note["subtotal"], note["post_payment_amount"]) == (given, 2100, given)
+        assert note["total_excluding_tax"] == (2100 if tax == "exclusive" else 1750)
+        (invoice,) = shop.invoices()
+        assert invoice["total"] == (3720 if tax == "exclusive" else 3100)
+        (refund,) = shop.system.emulator.account(shop.account).refunds.values()
+        assert refund["amount"] == given
+        (fee,) = shop.system.emulator.platform.application_fees.values()
+        assert (fee["amount"], fee["amount_refunded"]) == (310, share)
+
+
+def leaves(shop: Life, edge: str, amount: int, tax: str) -> Bill:
+    """A bill that returned so much, as one is stored."""
+    first = shop.bills()[0]
+    bill = replace(
+        first, rev=0, edge=at(edge), status="empty", invoice=None, subtotal=0, lines=0, returned=-amount, next_at=None
+    )
+    credit: Any = Carried(amount=-amount, tax_behavior=tax, tax_code=CODE)
+    content = BillLines(subscription=bill.subscription, edge=bill.edge, lines=(), returned=(credit,))
+    wiring.core().write(put(bill), put(content))
+    return bill
+
+
+@pytest.mark.parametrize("parts", [(1, 1), (7, 8, 9), (1033, 1033, 1033), (999, 1, 2)])
+def test_notes_of_one_invoice_sum_to_what_one_would_say(parts: tuple[int, ...]) -> None:
+    """19 percent of 31.00 is 5.89: the tax of each part is rounded, that of all parts is not rounded twice."""
+    with life(plan(tax="exclusive"), tax=19) as shop:
+        shop.until("2026-01-03T00:00")
+        for day, amount in enumerate((*parts, 3100 - sum(parts)), start=4):
+            bill = leaves(shop, f"2026-01-{day:02d}", amount, "exclusive")
+            for _ in range(2):
+                assert invoice_actions.credit_leftover(bill, shop.system.clock.now(), wiring.payments()) == 0
+            so_far = 3100 if day == 4 + len(parts) else sum(parts[: day - 3])
+            assert sum(shop.credited()) == (so_far * 119 + 50) // 100
+        assert sum(shop.credited()) == 3689 == shop.invoices()[0]["total"]
+
+
+def test_a_note_never_says_more_than_can_be_credited_and_the_rest_is_for_a_person_before_tax() -> None:
+    with life(plan(tax="exclusive"), tax=20) as shop:
+        shop.until("2026-01-03T00:00")
+        (invoice,) = shop.invoices()
+        paid = wiring.payments().store.invoice_known_as((invoice["id"],))
+        assert paid is not None
+        asked = {"amount": 2400, "reason": "requested_by_customer"}
+        shop.publisher.call("POST", f"/invoices/{paid.id}/refunds", asked, Idempotency_Key="by hand")
+        shop.until("2026-01-11T00:00")
+        shop.do("cancel", when="now")
+        shop.billed("2026-01-12T01:00")
+        assert shop.left()[-1] == (0, 0, -2100)
+        assert shop.credited() == [3720 - 2400]
+        found = shop.reconcile()["findings"]
+        assert [(each["money"], each["outcome"]) for each in found] == [(2100 - 1100, "proposed")]
+        assert shop.credited() == [3720 - 2400]

@@ -97,6 +97,19 @@ def test_a_credited_line_takes_its_tax_along(shop: Sample) -> None:
     assert (note.total, note.total_excluding_tax) == (595, 500)
 
 
+@pytest.mark.parametrize(("behavior", "total", "net"), [("exclusive", 1190, 500), ("inclusive", 1000, 500)])
+def test_a_note_without_lines_is_tax_in_proportion(shop: Sample, behavior: str, total: int, net: int) -> None:
+    shop.account.tax_percentage = Decimal(19)
+    draft = shop.draft(automatic_tax={"enabled": True})
+    line: Any = shop.line(1000, tax_behavior=behavior)
+    shop.client.v1.invoices.add_lines(draft.id, {"lines": [line]}, shop.options)
+    invoice = shop.client.v1.invoices.finalize_invoice(draft.id, None, shop.options)
+    note = shop.client.v1.credit_notes.create({"invoice": invoice.id, "amount": total // 2}, shop.options)
+    assert invoice.total == total
+    assert (note.total, note.subtotal) == (total // 2, net)
+    assert note.total_excluding_tax == {"exclusive": 500, "inclusive": 420}[behavior]
+
+
 def test_refunds_stop_at_the_charge(shop: Sample) -> None:
     shop.paid(1000)
     refunds, charge = shop.client.v1.refunds, charge_of(shop)

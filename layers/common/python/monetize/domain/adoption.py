@@ -53,6 +53,8 @@ def _line(bill: Bill, sent: InvoiceLine, number: int, version: PlanVersion | Non
         version=version.number if version is not None else 0,
         charge=charge.id if charge is not None else None,
         meter=charge.meter if charge is not None else None,
+        tax_behavior=version.terms.tax_behavior if version is not None else "unspecified",
+        tax_code=version.terms.tax_code if version is not None else None,
         segment=None if starts else sent.period_start,
         advance=starts,
     )
