@@ -5,7 +5,6 @@ import socket
 import socketserver
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
 from http import HTTPStatus
 from threading import Thread
 from typing import Self
@@ -189,8 +188,3 @@ def port_is_free(port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def date_header(now: datetime) -> tuple[str, str]:
-    """The `date` header for an instant."""
-    return "date", now.strftime("%a, %d %b %Y %H:%M:%S GMT")

@@ -100,13 +100,6 @@ _LEGACY = frozenset(
         "ScanFilter",
     }
 )
-_EXPRESSIONS = (
-    "ConditionExpression",
-    "UpdateExpression",
-    "KeyConditionExpression",
-    "FilterExpression",
-    "ProjectionExpression",
-)
 _REASONS = {
     "ConditionalCheckFailed": "The conditional request failed",
     "TransactionConflict": "Transaction is ongoing for the item",

@@ -201,10 +201,6 @@ def test_a_plan_may_wait_for_its_opening_bill(shop: Shop) -> None:
     waiting = shop.stored(subscription)
     assert (waiting.status, waiting.next_edge, waiting.due_at) == ("pending_invoice", NOW, NOW)
     assert shop.ask("post_key", subscription).code == "subscription_not_live"
-    subscribing.activate_paid(subscription, now=shop.clock.now(), ports=wiring.subscribing())
-    subscribing.activate_paid(subscription, now=shop.clock.now(), ports=wiring.subscribing())
-    begun = shop.stored(subscription)
-    assert (begun.status, begun.spans) == ("active", waiting.spans)
 
 
 def test_approval_comes_before_the_card(shop: Shop) -> None:

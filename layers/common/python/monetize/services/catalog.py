@@ -16,9 +16,6 @@ from monetize.domain.offering import MadeKey, MeterTerms, Offered, Priced, Produ
 from monetize.domain.plans import Plan, PlanVersion
 from monetize.domain.publishers import Publisher
 
-MOST_TIERS_OF_A_PRODUCT = 20
-MOST_APIS_OF_A_BUNDLE = 20
-
 
 class Store(Protocol):
     """What is stored of a catalog. Every access names the publisher; what is not theirs is not there."""

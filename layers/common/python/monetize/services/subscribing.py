@@ -299,25 +299,6 @@ def activate_checkout(
     return until_unchanged(once)
 
 
-def activate_paid(
-    subscription_id: str, *, now: datetime, ports: Ports, also: Sequence[Any] = ()
-) -> Subscription | None:
-    """The opening bill was paid: what waited for it is active. Nothing happens to anything else."""
-
-    def once() -> Subscription | None:
-        subscription = ports.store.subscription(subscription_id)
-        if subscription is None or subscription.status != "pending_invoice":
-            return subscription
-        publisher = the_publisher(subscription.publisher, ports)
-        at = time_of(publisher, now)
-        status = states.SUBSCRIPTION.move(subscription.status, "activate")
-        after = replace(subscription, status=status, activated_at=at, pending_until=None)
-        after = noted(scheduled(after, publisher.settings.grace_hours), at, "active", "opening bill paid")
-        return ports.store.save(subscription, after, also=also)
-
-    return until_unchanged(once)
-
-
 def checkout_expired(
     subscription_id: str, *, session: str, now: datetime, ports: Ports, also: Sequence[Any] = ()
 ) -> Subscription | None:

@@ -16,7 +16,6 @@ from monetize.adapters.dynamo import keys
 from monetize.adapters.dynamo.keys import Key
 from monetize.domain.errors import Invalid, Unavailable
 
-MAX_OPERATIONS = 100  # of one transaction (DynamoDB's limit)
 COMPRESSED = frozenset({"BillLines", "Snapshot"})
 COMPRESSED_FROM = 2048  # characters: what is shorter stays legible in the console, and costs two units at most
 ATTEMPTS = 6
