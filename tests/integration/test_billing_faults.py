@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from local.stripe_emulator.faults import Fault
 from local.system import System
 from monetize import wiring
+from monetize.domain.errors import ProviderBusy
 from monetize.services import billing
 from tests.integration.test_billing import FEBRUARY, GRACE, MARCH, Shop, open_shop, shop
 
@@ -135,3 +137,30 @@ def test_messages_of_bills_carry_their_publisher_as_group(shop: Shop) -> None:
     shop.world.run_until(FEBRUARY + GRACE)
     groups = {each["MessageGroupId"] for each in sent if json.loads(each["MessageBody"])["kind"] == "subscription"}
     assert groups == {"acme"}
+
+
+@pytest.mark.parametrize("kind", ["rate_limited", "lock_timeout", "conflict", "time_out"])
+@pytest.mark.parametrize("step", ["", "/.*/add_lines", "/.*/finalize"])
+def test_stripe_that_is_busy_is_asked_again_by_the_same_key_and_no_receive_is_used_up(
+    shop: Shop, kind: Any, step: str
+) -> None:
+    fault = Fault(kind, path=f"/v1/invoices{step}", times=8, after=kind == "time_out")
+    shop.system.emulator.faults.append(fault)
+    shop.world.run_until(FEBRUARY + GRACE + timedelta(minutes=15))
+    assert fault.seen >= (1 if fault.after else 8)
+    assert not shop.system.functions.failures
+    assert [bill.status for bill in shop.bills()] == ["paid", "paid"]
+    invoices = shop.system.emulator.account(shop.account).invoices.values()
+    assert [it["status"] for it in invoices if "status" in it] == ["paid", "paid"]  # a draft begun anew is deleted
+    assert shop.system.functions.metrics["Billing_subscription_busy"] == 1
+
+
+def test_stripe_that_is_busy_for_longer_than_the_bills_lease_counts_as_a_failure(shop: Shop) -> None:
+    shop.system.clock.move_to(FEBRUARY + timedelta(days=1, minutes=10))
+    now, ports = shop.system.clock.now(), wiring.billing()
+    shop.system.emulator.faults.append(Fault("rate_limited", path="/v1/invoices", times=100))
+    first = billing.bill_subscription(shop.subscription, now, ports)
+    assert first.outcome == "busy"
+    assert 10 <= first.again_in < 30
+    with pytest.raises(ProviderBusy):
+        billing.continue_bill(first.bill, now + billing.LEASE, ports, placed=True)

@@ -9,14 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Protocol
+from zlib import crc32
 
 from monetize.domain import states
 from monetize.domain.collecting import DraftRequest, HeldInvoice, InvoiceLine, differences
 from monetize.domain.errors import (
+    KEY_REFUSED,
     AccountUnreachable,
     CardDeclined,
     NotFound,
     PreconditionFailed,
+    ProviderBusy,
     ProviderRefused,
     Refusal,
 )
@@ -233,8 +236,26 @@ def work(
         return park(bill, mismatch.code, ports)
     except AccountUnreachable:
         return park(bill, "account_unreachable", ports)
+    except ProviderBusy as busy:
+        if (pause := _pause(bill, busy, now, known, ports)) is None:
+            raise
+        return Worked("busy", bill.id, again_in=pause)
     except ProviderRefused as refused:
         return park(bill, _lacks(refused) or str(refused.members.get("provider_code") or refused.code), ports)
+
+
+def _pause(
+    bill: Bill, busy: ProviderBusy, now: datetime, known: tuple[Subscription, Publisher] | None, ports: Ports
+) -> int | None:
+    """After how many seconds Stripe is asked again by the same message; None once a tick may enqueue the bill anew.
+
+    Each bill has a pause of its own, so that those that were refused together do not come back together.
+    """
+    publisher = known[1] if known is not None else ports.store.publisher(bill.publisher)
+    pause = 10 + crc32(bill.id.encode()) % 20
+    if busy.code == KEY_REFUSED or publisher is None or bill.next_at is None:
+        return None
+    return pause if time_of(publisher, now) + timedelta(seconds=pause) < bill.next_at else None
 
 
 def _lacks(refusal: Refusal) -> str | None:
