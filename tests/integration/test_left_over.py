@@ -15,8 +15,10 @@ from local.in_process import world_of
 from local.system import System
 from monetize import wiring
 from monetize.adapters.dynamo import keys
-from monetize.adapters.dynamo.table import put
+from monetize.adapters.dynamo.table import delete, put
+from monetize.domain.dunning import Action
 from monetize.domain.invoices import Bill, BillLines
+from monetize.domain.plans import TaxBehavior
 from monetize.domain.publishers import Publisher
 from monetize.domain.rating import Carried
 from monetize.services import invoice_actions
@@ -226,13 +228,13 @@ def test_a_note_takes_the_tax_on_top_along_and_the_platforms_share(tax: str, giv
         assert (fee["amount"], fee["amount_refunded"]) == (310, share)
 
 
-def leaves(shop: Life, edge: str, amount: int, tax: str) -> Bill:
+def leaves(shop: Life, edge: str, amount: int, tax: TaxBehavior) -> Bill:
     """A bill that returned so much, as one is stored."""
     first = shop.bills()[0]
     bill = replace(
         first, rev=0, edge=at(edge), status="empty", invoice=None, subtotal=0, lines=0, returned=-amount, next_at=None
     )
-    credit: Any = Carried(amount=-amount, tax_behavior=tax, tax_code=CODE)
+    credit = Carried(amount=-amount, tax_behavior=tax, tax_code=CODE)
     content = BillLines(subscription=bill.subscription, edge=bill.edge, lines=(), returned=(credit,))
     wiring.core().write(put(bill), put(content))
     return bill
@@ -268,3 +270,19 @@ def test_a_note_never_says_more_than_can_be_credited_and_the_rest_is_for_a_perso
         found = shop.reconcile()["findings"]
         assert [(each["money"], each["outcome"]) for each in found] == [(2100 - 1100, "proposed")]
         assert shop.credited() == [3720 - 2400]
+
+
+def test_what_was_given_back_is_known_by_its_note_where_the_tables_are_those_of_before_it() -> None:
+    with life(plan(tax="exclusive"), tax=20) as shop:
+        shop.until("2026-01-11T00:00")
+        shop.do("cancel", when="now")
+        shop.until("2026-01-15T00:00")  # longer than Stripe remembers keys
+        assert shop.credited() == [2520]
+        invoice = wiring.payments().store.invoice_known_as((shop.invoices()[0]["id"],))
+        assert invoice is not None
+        table, prefix = wiring.core(), keys.action(invoice.id)
+        for action in table.list(Action, prefix.pk, prefix.sk).items:
+            table.write(delete(action))
+        for _ in range(2):
+            assert not shop.reconcile()["findings"]
+            assert shop.credited() == [2520]

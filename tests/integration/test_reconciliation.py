@@ -19,12 +19,13 @@ from monetize.domain.adoption import lines_taken_back
 from monetize.domain.drift import Report
 from monetize.domain.errors import Invalid
 from monetize.domain.invoices import Bill, BillLines, Invoice
+from monetize.domain.plans import PlanVersion
 from monetize.domain.rating import Carried
 from monetize.domain.subscriptions import Customer, Discount, Span, Subscriber, Subscription, billed, scheduled
 from monetize.http.schemas import to_cursor
 from monetize.services import reconciling
 from monetize.services.billing import invoice_id
-from tests.integration.payment_fixtures import START, Shop, shop
+from tests.integration.payment_fixtures import START, TERMS, Shop, shop
 
 __all__ = ["shop"]
 
@@ -352,6 +353,15 @@ def test_lines_beyond_the_first_page_are_compared_while_the_invoice_is_young(sho
     shop.system.clock.move_to(shop.now + timedelta(days=8))
     silence(shop)
     assert reconcile(shop).reads == report.reads - 1
+
+
+def test_a_line_taken_back_is_of_its_plans_tax_treatment(shop: Shop) -> None:
+    made = shop.sent()
+    sent = wiring.reconciling().provider.lines(shop.account, made.stripe_id)
+    terms = replace(TERMS, tax_behavior="exclusive", tax_code="txcd_10103001")
+    version = PlanVersion(plan="plan_gold", publisher="acme", number=1, name="Gold", terms=terms, published_at=START)
+    (line,) = lines_taken_back(shop.bill(made), sent, version, None).lines
+    assert (line.tax_behavior, line.tax_code) == ("exclusive", "txcd_10103001")
 
 
 def test_another_currency_is_money(shop: Shop) -> None:

@@ -130,10 +130,15 @@ def _credited(
 
     Answers both as they were decided first.
     """
-    before = ports.store.action(invoice_id, _name(invoice_id, "billing", "credit", key))
+    name = _name(invoice_id, "billing", "credit", key)
+    before = ports.store.action(invoice_id, name)
     if before is not None and before.done_at is not None:
         return (0, 0) if before.refused else (before.amount, before.net)
     invoice = until_unchanged(lambda: bring_up(around_of(invoice_id, now, ports), now, ports)).invoice
+    if before is None and invoice.credited:
+        forgotten = ports.provider.credited_under(invoice.account, invoice.stripe_id, f"action:{name}")
+        if forgotten is not None:  # the tables were restored to before it
+            return forgotten[1], sized(replace(invoice, credited=invoice.credited - forgotten[1]), forgotten[1])[1]
     amount, net = (
         sized(invoice, _creditable(invoice, _target(invoice, AUTO))) if before is None else (before.amount, before.net)
     )
@@ -206,7 +211,8 @@ def _made_before(invoice: Invoice, asked: Request, action: Action, ports: Ports)
     """What an action that was begun before has done at Stripe already, by the key in its metadata."""
     key = _key(action)
     if asked.what == "credit":
-        return ports.provider.credited_under(invoice.account, invoice.stripe_id, key)
+        note = ports.provider.credited_under(invoice.account, invoice.stripe_id, key)
+        return note[0] if note is not None else None
     if asked.what == "refund":
         return ports.provider.refunded_under(invoice.account, invoice.payment, key)
     if asked.what == "retry":

@@ -149,11 +149,12 @@ class StripePayments:
             intent = self.stripe.v1.payment_intents.retrieve(payment, {"expand": ["latest_charge"]}, options(account))
         return isinstance(intent.latest_charge, stripe.Charge) and bool(intent.latest_charge.application_fee)
 
-    def credited_under(self, account: str, invoice: str, key: str) -> str | None:
-        """A credit note that was made under this key, however long ago."""
+    def credited_under(self, account: str, invoice: str, key: str) -> tuple[str, int] | None:
+        """A credit note that was made under this key, however long ago, and its amount."""
         with told_as_ours():
             page = self.stripe.v1.credit_notes.list({"invoice": invoice, "limit": 100}, options(account))
-            return next((note.id for note in page.auto_paging_iter() if _dict(note.metadata).get("key") == key), None)
+            made = (note for note in page.auto_paging_iter() if _dict(note.metadata).get("key") == key)
+            return next(((note.id, int(note.amount)) for note in made), None)
 
     def refund(self, account: str, payment: str, amount: int, reason: str, key: str) -> str:
         """Money back to the card, with the platform's share of it."""
