@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from local.http_client import Refused
+from local.story import CARD
 from monetize.adapters.stripe.invoices import StripeInvoices
 from monetize.domain.collecting import DraftRequest, HeldInvoice, InvoiceLine
 from tests.integration.life_fixtures import Begin, Life, Terms, calls, flat, life, terms
@@ -334,6 +335,25 @@ def test_credit_that_had_gone_into_a_bill_let_off_comes_back_once(
     assert it.asked() == [3100, 0, 0, 3100 - 500, *months, 3100]
 
 
+def test_a_bill_written_off_that_is_paid_after_all_keeps_the_credit_that_went_into_it(life: Begin) -> None:
+    it = life(A_DOLLAR_A_DAY)
+    it.until("01-05")
+    it.do("pause")
+    it.until("01-11")
+    it.do("resume")
+    it.until("01-12")
+    it.declines()
+    it.until("02-05")
+    let_off(it, "mark-uncollectible")
+    it.declines("succeed")
+    it.until("03-05")
+    address = next(each for each in it.invoices() if each["status"] == "uncollectible")["hosted_invoice_url"]
+    it.world.form(address, {"card": CARD, "exp_month": "12", "exp_year": "2040"})
+    it.until("04-05")
+    assert [bill.status for bill in it.bills()][3:] == ["paid"] * 3
+    assert it.asked() == [3100, 0, 0, 2600, 3100, 3100]
+
+
 # --- two tax treatments in one bill ---
 
 
@@ -409,6 +429,22 @@ def test_a_year_cancelled_before_its_bill_is_charged_as_far_as_it_was_lived(life
     it.until("2027-01-05")
     assert [(bill.subtotal, bill.carry_out) for bill in it.bills()] == [(36500, 0), *[(0, 0)] * 11, (50, 0), (0, 0)]
     assert it.given_back() == 0
+
+
+@pytest.mark.parametrize("interval", ["month", "year"])
+@pytest.mark.parametrize("what", ["pause", "change"])
+def test_what_is_taken_back_before_its_own_bill_has_shortened_no_fee(life: Begin, what: str, interval: str) -> None:
+    it = life(terms(flat(BY_THE_DAY["charges"][0]["amount"], interval=interval), calls()), {"Silver": terms(calls())})
+    edge = "2026-02-01" if interval == "month" else "2027-01-01"
+    it.until(edge)
+    it.do("pause") if what == "pause" else it.do("change", tier=it.tiers["Silver"], when="now")
+    it.system.schedules.at_most_every = timedelta(hours=1)  # the edge's bill is made in the night that it begins in
+    it.until(f"{edge[:-1]}2T05:00")
+    assert it.asked()[-1] == 8680
+    it.do("resume") if what == "pause" else it.do("change", tier=it.offer.gold_tier, when="now")
+    it.system.schedules.at_most_every = timedelta(days=2)
+    it.until(f"{edge[:5]}03-05")
+    assert sum(it.asked()) + it.carries() == 8680 * (3 if interval == "month" else 2)
 
 
 # --- old corrections ---
