@@ -241,7 +241,7 @@ def work(
             raise
         return Worked("busy", bill.id, again_in=pause)
     except ProviderRefused as refused:
-        return park(bill, _lacks(refused) or str(refused.members.get("provider_code") or refused.code), ports)
+        return park(bill, _refused(refused), ports)
 
 
 def _pause(
@@ -256,6 +256,13 @@ def _pause(
     if busy.code == KEY_REFUSED or publisher is None or bill.next_at is None:
         return None
     return pause if time_of(publisher, now) + timedelta(seconds=pause) < bill.next_at else None
+
+
+def _refused(refusal: ProviderRefused) -> str:
+    """Why a bill that Stripe refused waits: a word of ours where there is one, else Stripe's own code."""
+    if refusal.members.get("param") == "currency":
+        return "currency_refused"
+    return _lacks(refusal) or str(refusal.members.get("provider_code") or refusal.code)
 
 
 def _lacks(refusal: Refusal) -> str | None:
