@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Any
 
+from local.simulate import prices
 from local.simulate import world as worlds
 from local.simulate.check import check, orphans
 from local.simulate.gate import Chances, Crash
@@ -433,7 +434,8 @@ def money_wish(made: World, kind: str) -> Wish:
     invoice, key = _newest(), f"wish-{len(made.wishes)}"
     body: dict[str, Any] | None = None
     if kind in ("refunds", "credit-notes"):
-        body = {"amount": max(1, invoice.amount // 3) if invoice else 1}
+        step = prices.STEPS.get(made.tariff.currency, 1)
+        body = {"amount": max(step, invoice.amount // 3 // step * step) if invoice else step}
         body["reason"] = "requested_by_customer" if kind == "refunds" else "order_change"
     path = f"/invoices/{invoice.id if invoice else 'inv_none'}/{kind}"
     made.wishes.append(Wish(kind, ANN, path, key, body, function="reports"))

@@ -98,6 +98,36 @@ def _code(error: stripe.PermissionError) -> str:
     return str(error.code or getattr(error.error, "code", None) or "")
 
 
+class Plain:
+    """An answer's JSON read as the SDK's objects are, made into nothing but what is looked at."""
+
+    __slots__ = ("_found",)
+
+    def __init__(self, found: dict[str, Any]) -> None:
+        self._found = found
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return _plain(self._found[name])
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON itself."""
+        return self._found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return Plain(value)
+    return [_plain(each) for each in value] if isinstance(value, list) else value
+
+
+def get(client: stripe.StripeClient, path: str, params: Mapping[str, Any], chosen: Any) -> Plain:
+    """What is read with every event about an invoice: a third of its handling was making objects of it."""
+    return Plain(client.raw_request("get", path, **params, **chosen).data)
+
+
 @contextmanager
 def told_as_ours() -> Iterator[None]:
     """Translate what the SDK raises into `domain.errors`; anything unknown goes through as it is."""

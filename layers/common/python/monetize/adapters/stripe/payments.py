@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 import stripe
 
-from monetize.adapters.stripe.client import options, told_as_ours
+from monetize.adapters.stripe.client import get, options, told_as_ours
 from monetize.domain.collecting import InvoiceLine
 from monetize.domain.dunning import ACTION, Collected, FoundCustomer
 from monetize.domain.errors import AccountUnreachable, NotFound, ProviderRefused
@@ -30,19 +31,19 @@ class StripePayments:
         Stripe has none to expand.
         """
         with told_as_ours():
-            found = self.stripe.v1.invoices.retrieve(invoice, {"expand": ["payments"]}, options(account))
+            path = f"/v1/invoices/{quote(invoice, safe='')}"
+            found = get(self.stripe, path, {"expand": ["payments"]}, options(account))
             intent, charge, dispute, to_card = _intent(found), None, ("", 0), 0
             if intent and (found.attempt_count or found.amount_paid):
-                intent = self.stripe.v1.payment_intents.retrieve(
-                    _id(intent), {"expand": ["latest_charge"]}, options(account)
-                )
+                path = f"/v1/payment_intents/{quote(_id(intent), safe='')}"
+                intent = get(self.stripe, path, {"expand": ["latest_charge"]}, options(account))
                 charge = intent.latest_charge
             if found.post_payment_credit_notes_amount:
                 to_card = self._credited_to_card(account, invoice)
-            if isinstance(charge, stripe.Charge) and (charge.disputed or disputed):
+            if charge is not None and (charge.disputed or disputed):
                 page = self.stripe.v1.disputes.list({"charge": charge.id, "limit": 100}, options(account))
                 dispute = next((_dispute(each) for each in page.data), ""), sum(map(_charged_back, page.data))
-        refunded = int(charge.amount_refunded) if isinstance(charge, stripe.Charge) else 0
+        refunded = int(charge.amount_refunded) if charge is not None else 0
         return reading(found, intent, refunded, dispute, to_card)
 
     def _credited_to_card(self, account: str, invoice: str) -> int:
