@@ -414,10 +414,12 @@ def _metered(subscription: Subscription) -> Metered:
 
 @app.get("/subscriptions/<subscription>/upcoming", summary="The next invoice as of now", tags=USAGE)
 def get_upcoming(subscription: str) -> Response[UpcomingResponse]:
-    person = _person(resolver.who(app, *READERS))
+    caller = resolver.who(app, *READERS)
     now, ports = wiring.clock().now(), wiring.subscribing()
-    found = quoting.upcoming(person, subscription, now, ports, wiring.billing_table(), wiring.estimator())
-    return resolver.reply(UpcomingResponse.of(found.as_of, found.currency, found.bill_at, found.due_at, found.lines))
+    found = quoting.upcoming(_person(caller), subscription, now, ports, wiring.billing_table(), wiring.estimator())
+    sells = found.publisher == caller.organization and not caller.roles.isdisjoint((PUBLISHER_ADMIN, PUBLISHER_VIEWER))
+    shown = UpcomingResponse.of(found.as_of, found.currency, found.bill_at, found.due_at, found.lines, publishers=sells)
+    return resolver.reply(shown)
 
 
 # --- the subscriber itself ---

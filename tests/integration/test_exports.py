@@ -5,18 +5,31 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from io import StringIO
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import boto3
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from monetize.adapters.objects import ExportObjects
 from monetize.domain.invoices import BillLines, Invoice
 from monetize.domain.lines import Line
 from monetize.domain.periods import Period
 from monetize.domain.reports import Snapshot
-from monetize.http.reports_schemas import AgingRow, ChurnRow, ConsumerResponse, MrrRow, UsageRow
+from monetize.http.reports_schemas import (
+    AgingRow,
+    ChurnRow,
+    ConsumerResponse,
+    InvoiceResponse,
+    MrrRow,
+    ReportRow,
+    RevenueRow,
+    UsageRow,
+)
 from monetize.services import exporting
 from monetize.services.exporting import Export, Ports, What
 from monetize.wiring import client_settings
@@ -160,18 +173,22 @@ def test_two_who_make_the_same_part_never_mix_theirs() -> None:
     assert len(shelf.objects) == 2
 
 
-@pytest.mark.parametrize(("currency", "decimals"), [("usd", "2"), ("jpy", "0"), ("kwd", "3")])
-def test_money_is_minor_units_with_the_currencys_decimals(currency: str, decimals: str) -> None:
+@pytest.mark.parametrize(
+    ("currency", "decimals", "decimal"), [("usd", "2", "12.34"), ("jpy", "0", "1234"), ("kwd", "3", "1.234")]
+)
+def test_money_is_minor_units_and_a_decimal_of_the_currency(currency: str, decimals: str, decimal: str) -> None:
     for what in ("invoices", "lines"):
         text = Shelf(1, currency=currency).export(what).text
         assert text is not None
-        assert [(row["amount"], row["currency_decimals"]) for row in _rows(text)] == [("1234", decimals)]
+        told = [(row["amount"], row["currency_decimals"], row["amount_decimal"]) for row in _rows(text)]
+        assert told == [("1234", decimals, decimal)]
     for row in (
         MrrRow(plan="p", name="Gold", version=1, currency=currency, subscriptions=1, mrr=1234),
         AgingRow(age="1-30", currency=currency, invoices=1, outstanding=1234),
     ):
         cells = dict(zip(row.columns(), *row.cells(), strict=True))
         assert str(cells["currency_decimals"]) == decimals
+        assert cells["mrr_decimal" if isinstance(row, MrrRow) else "outstanding_decimal"] == decimal
 
 
 def test_a_usage_report_as_csv_tells_days_and_top_subscribers() -> None:
@@ -206,6 +223,49 @@ def test_a_churn_report_as_csv_tells_the_reasons() -> None:
 def test_a_cell_that_looks_like_a_formula_is_text(start: str) -> None:
     read = list(csv.reader(StringIO(exporting.table(["a"], [[f"{start}1+1"], [-5]]), newline="")))
     assert read[1:] == [[f"'{start}1+1"], ["-5"]]
+
+
+_TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
+    ["=1+1", '"; drop', "a\r\nb", " -x", "\u00e9\u4e2d", "-", "+1", "1e5", "-12"]
+)
+_AMOUNTS = st.integers(-(10**15), 10**15)
+_CURRENCIES = st.sampled_from(["usd", "jpy", "kwd", "isk"])
+
+
+@given(st.data())
+@pytest.mark.parametrize("kind", [RevenueRow, MrrRow, ChurnRow, AgingRow])
+def test_a_report_as_csv_has_the_rows_and_cells_of_its_json(kind: type[ReportRow], data: st.DataObject) -> None:
+    by_type: dict[Any, Any] = {str: _TEXTS, int: _AMOUNTS, str | None: st.none() | _TEXTS, dict[str, int]: st.just({})}
+    about = {name: by_type[member.annotation] for name, member in kind.model_fields.items() if member.annotation}
+    rows = data.draw(st.lists(st.fixed_dictionaries(about | {"currency": _CURRENCIES}).map(kind.model_validate)))
+    text = exporting.table(kind.columns(), [cells for row in rows for cells in row.cells()])
+    read = list(csv.DictReader(StringIO(text.removeprefix(exporting.BYTE_ORDER_MARK), newline="")))
+    assert len(read) == len(rows)
+    for cells, row in zip(read, rows, strict=True):
+        told = json.loads(row.model_dump_json())
+        for name in (each for each in kind.columns() if each in told and each != "reasons"):
+            assert cells[name].removeprefix("'") == str("" if told[name] is None else told[name]).removeprefix("'")
+        for name in kind.money():
+            assert Decimal(cells[f"{name}_decimal"]).scaleb(int(cells["currency_decimals"])) == told[name]
+            assert len(cells[f"{name}_decimal"].partition(".")[2]) == int(cells["currency_decimals"])
+
+
+def test_exported_invoices_say_what_their_answers_say() -> None:
+    shelf = Shelf(3, currency="kwd")
+    told = [InvoiceResponse.of(each, publishers=True) for each in shelf.invoices("acme", "2026-02", None, 3).items]
+    text = shelf.export("invoices").text
+    assert text is not None
+    for cells, invoice in zip(_rows(text), told, strict=True):
+        answer = json.loads(invoice.model_dump_json()) | {"invoice": invoice.id}
+        same = [name for name in exporting.INVOICE_COLUMNS if name in answer]
+        assert len(same) == len(exporting.INVOICE_COLUMNS) - len(exporting.INVOICE_MONEY) - 1
+        assert {name: cells[name] for name in same} == {
+            name: "" if answer[name] is None else str(answer[name]) for name in same
+        }
+
+
+def test_a_number_in_a_text_is_no_formula() -> None:
+    assert exporting.table(["a"], [["-12.30"], ["-1+1"]], header=False) == '"-12.30"\r\n"\'-1+1"\r\n'
 
 
 def test_a_spreadsheet_is_told_the_encoding_and_splits_no_text() -> None:

@@ -122,6 +122,14 @@ def chargeable_part(amount: int, currency: str) -> int:
     return amount - amount % currency_of(currency).multiple_of
 
 
+def decimal_amount(minor: int, currency: str) -> str:
+    """An amount for machines, in the currency's main unit with all its decimals: `1234.50`, `-500`, `1.230`."""
+    exponent = currency_of(currency).exponent
+    whole, fraction = divmod(abs(minor), 10**exponent)
+    sign = "-" if minor < 0 else ""
+    return f"{sign}{whole}.{fraction:0{exponent}}" if exponent else f"{sign}{whole}"
+
+
 _SYMBOLS: Final = {"usd": "$", "eur": "€", "gbp": "£", "jpy": "¥", "inr": "₹", "krw": "₩"}
 
 

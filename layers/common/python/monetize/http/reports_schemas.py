@@ -10,10 +10,12 @@ from monetize.domain.currencies import decimals
 from monetize.domain.explained import EventAnswer, Explained, LedgerBatch, rated_days
 from monetize.domain.invoices import Invoice
 from monetize.domain.lines import Line
+from monetize.domain.money import decimal_amount
 from monetize.domain.reports import AGES, Links, Snapshot, Top, months_of, percent
 from monetize.http.schemas import Instant, ResponseModel
 
-Money = Annotated[int, Field(description="Minor units of the currency")]
+MINOR = "Minor units of the currency"
+Money = Annotated[int, Field(description=MINOR)]
 
 
 # --- invoices ---
@@ -298,20 +300,33 @@ class ReportResponse(ResponseModel):
 
 
 class ReportRow(ResponseModel):
-    """One row, and what it is as CSV: its plain members in the order they are documented, money with its decimals."""
+    """One row, and what it is as CSV: its plain members in the order they are documented; its money as decimals too."""
+
+    @classmethod
+    def money(cls) -> list[str]:
+        """Which members are minor units of the row's currency."""
+        return [name for name, field in cls.model_fields.items() if field.description == MINOR]
 
     @classmethod
     def columns(cls) -> list[str]:
         """The header."""
         plain = [name for name, field in cls.model_fields.items() if field.annotation in (str, int, str | None)]
-        return [each for name in plain for each in ((name, "currency_decimals") if name == "currency" else (name,))]
+        named = [each for name in plain for each in ((name, "currency_decimals") if name == "currency" else (name,))]
+        return [*named, *(f"{name}_decimal" for name in cls.money())]
+
+    def told(self) -> dict[str, object]:
+        """Every cell by its column."""
+        values = self.model_dump()
+        if "currency" in values:
+            currency = str(values["currency"])
+            values["currency_decimals"] = decimals(currency)
+            values |= {f"{name}_decimal": decimal_amount(values[name], currency) for name in self.money()}
+        return values
 
     def cells(self) -> list[list[object]]:
         """The rows of this one."""
-        values = self.model_dump()
-        return [
-            [decimals(values["currency"]) if name == "currency_decimals" else values[name] for name in self.columns()]
-        ]
+        values = self.told()
+        return [[values[name] for name in self.columns()]]
 
 
 class RevenueRow(ReportRow):
@@ -432,10 +447,8 @@ class ChurnRow(ReportRow):
 
     def cells(self) -> list[list[object]]:
         """Reasons in one cell, each with how many it lost."""
-        plain = self.model_dump() | {
-            "currency_decimals": decimals(self.currency),
-            "reasons": ", ".join(f"{reason}: {lost}" for reason, lost in sorted(self.reasons.items())),
-        }
+        reasons = ", ".join(f"{reason}: {lost}" for reason, lost in sorted(self.reasons.items()))
+        plain = self.told() | {"reasons": reasons}
         return [[plain[name] for name in self.columns()]]
 
 

@@ -620,11 +620,20 @@ class UpcomingResponse(ResponseModel):
     bill_at: Instant | None
     due_at: Instant | None
     subtotal: int
+    carry_out: Annotated[int, Field(description="Credit that is left for the bill after it, zero or less")]
+    application_fee: Annotated[int | None, Field(description="The platform's share; told to the publisher alone")]
     lines: list[UpcomingLine]
 
     @classmethod
     def of(
-        cls, as_of: datetime, currency: str, bill_at: datetime | None, due_at: datetime | None, lines: BillLines | None
+        cls,
+        as_of: datetime,
+        currency: str,
+        bill_at: datetime | None,
+        due_at: datetime | None,
+        lines: BillLines | None,
+        *,
+        publishers: bool,
     ) -> Self:
         """From a bill that was rated without being claimed."""
         return cls(
@@ -633,6 +642,8 @@ class UpcomingResponse(ResponseModel):
             bill_at=bill_at,
             due_at=due_at,
             subtotal=lines.subtotal if lines else 0,
+            carry_out=sum(each.amount for each in lines.carried) if lines else 0,
+            application_fee=(lines.application_fee if lines else 0) if publishers else None,
             lines=[
                 UpcomingLine(
                     id=line.id,

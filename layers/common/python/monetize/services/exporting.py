@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -11,6 +12,7 @@ from typing import Final, Literal, Protocol
 
 from monetize.domain.currencies import decimals
 from monetize.domain.invoices import BillLines, Invoice
+from monetize.domain.money import decimal_amount
 from monetize.domain.reports import Snapshot
 from monetize.services.reporting import UNFINISHED_LIFE, Page
 
@@ -23,6 +25,17 @@ PAGE: Final = {"invoices": 100, "lines": 20}  # invoices read at once: an invoic
 FRESH: Final = timedelta(hours=1)  # a complete one is answered again
 BYTE_ORDER_MARK: Final = "\ufeff"  # without it Excel reads the text as the machine's own code page
 
+INVOICE_MONEY: Final = (
+    "amount",
+    "tax",
+    "total",
+    "amount_paid",
+    "amount_remaining",
+    "credited",
+    "refunded",
+    "application_fee",
+)
+LINE_MONEY: Final = ("amount", "rated")
 INVOICE_COLUMNS: Final = (
     "invoice",
     "number",
@@ -33,14 +46,8 @@ INVOICE_COLUMNS: Final = (
     "subscription",
     "currency",
     "currency_decimals",
-    "amount",
-    "tax",
-    "total",
-    "amount_paid",
-    "amount_remaining",
-    "credited",
-    "refunded",
-    "application_fee",
+    *INVOICE_MONEY,
+    *(f"{each}_decimal" for each in INVOICE_MONEY),
 )
 LINE_COLUMNS: Final = (
     "invoice",
@@ -59,6 +66,7 @@ LINE_COLUMNS: Final = (
     "billed",
     "period_start",
     "period_end",
+    *(f"{each}_decimal" for each in LINE_MONEY),
 )
 
 
@@ -173,14 +181,8 @@ def _invoice_row(each: Invoice) -> list[object]:
         each.subscription,
         each.currency,
         decimals(each.currency),
-        each.amount,
-        each.tax,
-        each.total,
-        each.amount_paid,
-        each.amount_remaining,
-        each.credited,
-        each.refunded,
-        each.application_fee,
+        *(getattr(each, name) for name in INVOICE_MONEY),
+        *(decimal_amount(getattr(each, name), each.currency) for name in INVOICE_MONEY),
     ]
 
 
@@ -203,6 +205,7 @@ def _line_rows(invoice: Invoice, content: BillLines) -> list[list[object]]:
             line.billed,
             _at(line.period.start),
             _at(line.period.end),
+            *(decimal_amount(getattr(line, name), line.currency) for name in LINE_MONEY),
         ]
         for line in content.lines
     ]
@@ -211,7 +214,7 @@ def _line_rows(invoice: Invoice, content: BillLines) -> list[list[object]]:
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, header: bool = True) -> str:
     """RFC 4180 behind a byte order mark, every text quoted: spreadsheets split at semicolons too.
 
-    A text that a spreadsheet would take for a formula gets an apostrophe before it.
+    A text that a spreadsheet would take for a formula gets an apostrophe before it; a number is none.
     """
     out = StringIO()
     if header:
@@ -228,7 +231,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, header: b
 _FORMULA: Final = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 
 
+_NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?", re.ASCII)
+
+
 def _plain(text: str) -> str:
+    if _NUMBER.fullmatch(text):
+        return text
     return f"'{text}" if text.startswith(_FORMULA) or text.lstrip().startswith(_FORMULA) else text
 
 

@@ -40,6 +40,7 @@ class Bills(Protocol):
 class Upcoming:
     """The next bill as far as it is known now; `lines` is None when none is to come."""
 
+    publisher: str
     as_of: datetime
     currency: str
     bill_at: datetime | None
@@ -57,7 +58,7 @@ def upcoming(
     subscription = settled(stored, publisher, at)
     edge = subscription.next_edge
     if edge is None:
-        return Upcoming(at, subscription.currency, None, None, None)
+        return Upcoming(publisher.id, at, subscription.currency, None, None, None)
     bill = Bill(
         subscription=subscription.id,
         publisher=publisher.id,
@@ -71,7 +72,7 @@ def upcoming(
     )
     lines = rate_bill(bill, subscription, publisher, bills.bill_before(subscription.id, edge))
     due = bill_due_at(subscription, edge, publisher.settings.grace_hours)
-    return Upcoming(at, subscription.currency, edge, due, lines)
+    return Upcoming(publisher.id, at, subscription.currency, edge, due, lines)
 
 
 def preview(person: Person, publisher: str, product: str, tier: str, now: datetime, ports: Ports) -> OrderSummary:
