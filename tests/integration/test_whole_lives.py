@@ -203,6 +203,12 @@ def allowed(it: Life, key: str) -> int:
     return int(meter["limit"])
 
 
+def reason(it: Life, key: str) -> str:
+    """Why a call is not allowed; empty when it is."""
+    told = it.world.as_gateway(it.offer.gateway_key).call("POST", "/entitlements/check", {"key": key})
+    return str(told.get("reason", ""))
+
+
 def key_of(it: Life) -> str:
     """A key of the subscriber's."""
     made = it.subscriber.call("POST", f"{it.path}/keys", {"environment": "production", "name": "app"})
@@ -252,6 +258,21 @@ def test_an_upgrade_takes_along_the_top_up_of_its_day(life: Begin) -> None:
     it.use("2026-01-11", 150)
     it.until("02-05")
     assert it.asked() == [2100, 10 * (150 - 142) + 3100]
+
+
+def test_calls_pass_again_with_the_period_that_a_resume_begins_so_that_none_is_free(life: Begin) -> None:
+    it = life(terms(calls()), grace_hours=1)
+    key = key_of(it)
+    it.until("01-03")
+    it.system.schedules.at_most_every = timedelta(hours=2)
+    it.until("01-05")
+    it.do("pause")
+    it.until("01-06T04:00")  # the bill at the pause's midnight is made: the new period begins with the next
+    assert len(it.bills()) == 1
+    it.do("resume")
+    assert reason(it, key) == "subscription_paused"
+    it.until("01-07T00:00")
+    assert reason(it, key) == ""
 
 
 # --- bills that were let off ---

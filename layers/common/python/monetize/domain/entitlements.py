@@ -6,7 +6,7 @@ from datetime import date, datetime, timedelta
 
 from monetize.domain.keys import PRODUCTION, ApiKey
 from monetize.domain.periods import Period, midnight, nominal_period
-from monetize.domain.subscriptions import Subscription, TopUp, allowance_period, status_at, tier_at
+from monetize.domain.subscriptions import PAUSED, Subscription, TopUp, allowance_period, in_force, status_at, tier_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,10 +108,13 @@ class Allowed:
 def allowed_at(subscription: Subscription, at: datetime) -> Allowed:
     """What has come due by then counts, whether or not a worker has seen it: an end, another tier, a new period."""
     tier, plan, version = tier_at(subscription, at)
+    status, span = status_at(subscription, at), in_force(subscription, at)
+    if status == "active" and span is not None and span.kind == PAUSED:
+        status = "paused"  # resumed from the next midnight on: nothing is paid until then, so nothing is called
     return Allowed(
         id=subscription.id,
         publisher=subscription.publisher,
-        status=status_at(subscription, at),
+        status=status,
         tier=tier,
         apis=(*subscription.apis, subscription.product),
         payment_state=subscription.payment_state,

@@ -364,7 +364,10 @@ def pause(person: Person, subscription_id: str, now: datetime, ports: Ports) -> 
 
 
 def resume(person: Person, subscription_id: str, now: datetime, ports: Ports) -> Subscription:
-    """Calls pass again, and a new period begins with the present day; a pause that has not begun never was."""
+    """A new period begins with the present day, and calls pass again; a pause that has not begun never was.
+
+    Where today's midnight was billed as the pause's first, both begin with the next.
+    """
 
     def once() -> Subscription:
         subscription = of_subscriber(person, subscription_id, ports)
