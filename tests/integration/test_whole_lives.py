@@ -375,6 +375,20 @@ def test_a_bill_written_off_that_is_paid_after_all_keeps_the_credit_that_went_in
     assert it.asked() == [3100, 0, 0, 2600, 3100, 3100]
 
 
+@pytest.mark.parametrize(("route", "why"), [("credit-notes", "order_change"), ("refunds", "requested_by_customer")])
+def test_a_gift_of_the_publishers_changes_nothing_of_what_a_pause_gives_back(life: Begin, route: str, why: str) -> None:
+    it = life(A_DOLLAR_A_DAY)
+    it.until("01-05")
+    gift = {"amount": 3100, "reason": why}
+    it.publisher.call("POST", f"/invoices/{it.invoice_of(0)}/{route}", gift, Idempotency_Key="gift")
+    it.until("01-10")
+    it.do("pause")
+    it.until("01-21")
+    it.do("resume")
+    it.until("02-05")
+    assert it.asked() == [3100, 0, 0, 3100 - (2100 - 1100)]
+
+
 # --- two tax treatments in one bill ---
 
 
