@@ -146,16 +146,12 @@ def _webhooks(made: World) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A flow to be crashed: how to get there, what to do, and what must hold beside the invariants.
-
-    `decided`: begun by somebody's decision, not by what is due or was sent.
-    """
+    """A flow to be crashed: how to get there, what to do, and what must hold beside the invariants."""
 
     name: str
     ready: Callable[[int], World]
     act: Callable[[World], object]
     after: Callable[[World], list[str]] = lambda _: []
-    decided: bool = False
 
 
 def crash(flow: Flow, seed: int, at: int, *, keep: bool = False) -> Result:
@@ -623,23 +619,23 @@ FLOWS = (
     Flow("reconcile", _drifted, lambda made: made.reconcile(), _reconciled),
     Flow("checkout", _awaiting_checkout, _hear, _active),
     Flow("connect", _connecting, _connect, _connected),
-    Flow("upgrade", at_mid_month, _decide("upgrade"), later, decided=True),
-    Flow("change", at_mid_month, _decide("change"), later, decided=True),
-    Flow("pause", at_mid_month, _decide("pause"), later, decided=True),
-    Flow("resume", _after("pause"), _decide("resume"), later, decided=True),
-    Flow("cancel", at_mid_month, _decide("cancel"), later, decided=True),
-    Flow("topup", at_mid_month, _decide("topup"), later, decided=True),
-    Flow("correct", at_mid_month, _decide("correct"), later, decided=True),
-    Flow("turn", _due_after("change"), _tick, later, decided=True),
-    Flow("split", _due_after("upgrade"), _tick, later, decided=True),
-    Flow("last", _due_after("cancel"), _tick, later, decided=True),
-    Flow("order", _ordering, _order, _ordered, decided=True),
-    Flow("refund", _paid, _ask_money("refunds"), _given_back_once, decided=True),
-    Flow("credit", _paid, _ask_money("credit-notes"), _given_back_once, decided=True),
-    Flow("void", _unpaid, _ask_money("void"), _given_back_once, decided=True),
-    Flow("again", _unpaid, _ask_money("retry"), _given_back_once, decided=True),
-    Flow("approve", _held, _on_bill("release"), decided=True),
-    Flow("waive", _held, _on_bill("waive", {"reason": "agreed"}), decided=True),
+    Flow("upgrade", at_mid_month, _decide("upgrade"), later),
+    Flow("change", at_mid_month, _decide("change"), later),
+    Flow("pause", at_mid_month, _decide("pause"), later),
+    Flow("resume", _after("pause"), _decide("resume"), later),
+    Flow("cancel", at_mid_month, _decide("cancel"), later),
+    Flow("topup", at_mid_month, _decide("topup"), later),
+    Flow("correct", at_mid_month, _decide("correct"), later),
+    Flow("turn", _due_after("change"), _tick, later),
+    Flow("split", _due_after("upgrade"), _tick, later),
+    Flow("last", _due_after("cancel"), _tick, later),
+    Flow("order", _ordering, _order, _ordered),
+    Flow("refund", _paid, _ask_money("refunds"), _given_back_once),
+    Flow("credit", _paid, _ask_money("credit-notes"), _given_back_once),
+    Flow("void", _unpaid, _ask_money("void"), _given_back_once),
+    Flow("again", _unpaid, _ask_money("retry"), _given_back_once),
+    Flow("approve", _held, _on_bill("release")),
+    Flow("waive", _held, _on_bill("waive", {"reason": "agreed"})),
 )
 BY_NAME = {flow.name: flow for flow in FLOWS}
 
