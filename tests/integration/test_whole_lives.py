@@ -133,6 +133,20 @@ def test_a_year_that_is_paused_is_given_back_once_and_goes_on_to_its_edge(life: 
     assert it.asked() == [36500, 0, 0, 0, 1500 - 1000]
 
 
+@pytest.mark.parametrize("gold", [A_DOLLAR_A_DAY, YEARLY])
+@pytest.mark.parametrize("when", ["now", "period_end"])
+def test_what_a_change_is_said_to_cost_is_what_its_bill_asks(life: Begin, gold: Terms, when: str) -> None:
+    it = life(gold, {"Silver": terms(flat(6200), calls())})
+    it.until("01-11")
+    told = it.do("change/preview", tier=it.tiers["Silver"], when=when)
+    it.do("change", tier=it.tiers["Silver"], when=when)
+    it.until("02-05")
+    bill = it.bills()[1]
+    rest = 0 if gold is A_DOLLAR_A_DAY else 334 * 100
+    said = (4200, 2100 + rest) if when == "now" else (6200, rest)
+    assert (told["charge"], told["credit"], told["due"]) == (*said, bill.subtotal + bill.carry_out)
+
+
 # --- long pauses and late usage ---
 
 BY_THE_DAY = terms(flat(8680), calls())  # 2.80 a day in months of 31, 3.10 in February

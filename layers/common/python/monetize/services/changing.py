@@ -245,14 +245,14 @@ def _estimate(
     credit = charge = 0
     span = in_force(subscription, effective)
     if old is not None and span is not None and span.paid and span.start < effective:
-        whole = nominal_period(effective, subscription.anchor)
+        # The month that ends here or is cut: a year's fee comes back from the edge of a month on, too.
+        whole = nominal_period(effective - timedelta(seconds=1), subscription.anchor)
         start = max(span.start, whole.start)
-        if start < effective:
-            opened = _advance_only(old.terms, Period(start, whole.end), subscription.anchor)
-            ahead = ahead_of(rate(BillInput(currency=old.terms.currency, at=start, starting=opened)).lines)
-            closed = replace(opened, period=Period(start, effective), ahead=ahead, ended=True)
-            rated = rate(BillInput(currency=old.terms.currency, at=effective, closed=(closed,)))
-            credit = -sum(line.rated for line in rated.credits)
+        opened = _advance_only(old.terms, Period(start, whole.end), subscription.anchor)
+        ahead = ahead_of(rate(BillInput(currency=old.terms.currency, at=start, starting=opened)).lines)
+        closed = replace(opened, period=Period(start, effective), ahead=ahead, ended=True)
+        rated = rate(BillInput(currency=old.terms.currency, at=effective, closed=(closed,)))
+        credit = -sum(line.rated for line in rated.credits)
     begins = in_force(after, effective)
     if new is not None and begins is not None and begins.paid:
         whole = nominal_period(effective, after.anchor)
