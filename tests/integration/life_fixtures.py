@@ -21,6 +21,7 @@ from tests.integration.documented import documented_system
 from tests.integration.test_billing import METER, Shop
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
+SELDOM = timedelta(days=2)  # hourly ticks would find nothing, and take their time
 
 type Terms = Mapping[str, Any]
 
@@ -51,6 +52,13 @@ class Life(Shop):
         """Let time pass; `mm-dd` is that day's noon."""
         full = when if when.startswith("20") else f"2026-{when}"
         self.world.run_until(datetime.fromisoformat(full if "T" in full else f"{full}T12:00").replace(tzinfo=UTC))
+
+    def a_year_on(self) -> None:
+        """To the noon of the first yearly edge, in long steps."""
+        self.system.schedules.at_most_every = timedelta(days=20)
+        self.until("12-20")
+        self.system.schedules.at_most_every = SELDOM
+        self.until("2027-01-01")
 
     def do(self, what: str, **body: Any) -> Any:
         """One of the subscriber's own requests."""
@@ -140,7 +148,7 @@ def life() -> Iterator[Begin]:
 
 
 def _begin(system: System, gold: Terms, tiers: Mapping[str, Terms], settings: Mapping[str, Any]) -> Life:
-    system.schedules.at_most_every = timedelta(days=2)  # hourly ticks would find nothing, and take their time
+    system.schedules.at_most_every = SELDOM
     world = world_of(system)
     publisher = world.as_user("ann", "acme", "publisher_admin")
     account = story.connect_stripe(world, publisher, "Acme")["publisher"]["stripe"]["account"]
