@@ -12,6 +12,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from monetize import wiring
 from monetize.domain.errors import Invalid, NotFound
+from monetize.domain.explained import sent_as
 from monetize.domain.reports import Links
 from monetize.http import payment_routes, resolver
 from monetize.http.caller import OPERATOR, PUBLISHER_ADMIN, PUBLISHER_VIEWER, SUBSCRIBER, Caller
@@ -209,10 +210,11 @@ def get_explain(
     found = reporting.visible(invoice, reader, ports.store)
     explained = explaining.explain(found, store)
     if event is not None:
-        answered = EventAnswerResponse.of(explaining.find(explained, event, store, usage))
+        answered = EventAnswerResponse.of(explaining.find(explained, event, wiring.clock().now(), store, usage))
         return resolver.reply(ExplainResponse(invoice=found.id, event=answered))
     if line is None:
-        lines = [ExplainedLineResponse.explained(explained, each) for each in explained.content.lines]
+        sent = sent_as(explained)
+        lines = [ExplainedLineResponse.explained(explained, each, sent) for each in explained.content.lines]
         credits_ = [LineResponse.of(each) for each in explained.content.credits]
         return resolver.reply(ExplainResponse(invoice=found.id, lines=lines, credits=credits_))
     if batch is not None:

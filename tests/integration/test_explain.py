@@ -1,18 +1,26 @@
 """Every ledger entry and every event is told by the one bill that counts it: repeated, corrected and late ones too."""
 
+import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
+from monetize.domain.explained import Explained, sent_as
+from monetize.domain.invoices import BillLines
+from monetize.domain.lines import Line
+from monetize.domain.periods import Period
 from monetize.domain.plans import Allowance, PlanTerms
+from monetize.domain.rating import roll_up
 from monetize.services import explaining
 from tests.integration.billing_fixtures import GOLD, START, Answer, Market, make_market
 from tests.integration.documented import documented_system
 
 DAY = START + timedelta(minutes=30)
 EVENT = "/gateways/eu-1/req-0130-{}"
+SOURCE = "https://gw.example/eu-1"
 FLAT = PlanTerms(currency="usd", charges=GOLD.charges[:1])
 WITH_ALLOWANCE = PlanTerms(
     currency="usd",
@@ -59,11 +67,27 @@ def told() -> Any:
             key = {"Idempotency-Key": f"corrected-by-{quantity}"}
             assert market.ask("POST", "/usage/corrections", body | {"reason": "lost"}, headers=key).status < 300
 
+        def send(identity: str, **about: Any) -> None:
+            event = {"specversion": "1.0", "id": identity, "source": SOURCE, "type": "api.request", "data": {}}
+            event |= {"subject": subs["full"], "time": f"{DAY:%Y-%m-%dT%H:%M:%SZ}"} | about
+            content = {"content-type": "application/cloudevents-batch+json"}
+            body = json.dumps([event])
+            sent = market.ask("POST", "/publisher/usage/events", body, org="full", roles="gateway", headers=content)
+            assert sent.status == 200, sent.text
+
+        send("sand/1", environment="sandbox")
+        send("odd/1", type="nobody.counts.this")
+        send("foreign/1", subject=subs["acme"])
+        send("again/1")
+        send("again/1")
+        send("moved/1")
         use(100, 0)
         use(20, 90)
         correct(50)
         for pub in ("flat", "full"):
             use(5, 0, pub)
+        market.run_until(datetime(2026, 1, 31, 12, tzinfo=UTC))
+        send("moved/1", time="2026-01-31T11:00:00Z")
         market.run_until(datetime(2026, 2, 1, 5, tzinfo=UTC))
         use(25, 105)
         use(3, 50)
@@ -71,6 +95,7 @@ def told() -> Any:
         for pub in ("flat", "full"):
             use(5, 5, pub)
         market.run_until(datetime(2026, 3, 1, 5, tzinfo=UTC))
+        send("waits/1")
         yield Told(market, subs)
 
 
@@ -130,6 +155,56 @@ def test_no_event_is_said_to_be_billed_by_two_bills(told: Told, number: int, feb
     assert [each["billed"] for each in answers] == [february == "billed", march == "billed"]
     for each in answers:
         assert sum(place["counted"] for place in each["places"]) == each["billed"]
+
+
+def _named(told: Told, edge: str, identity: str, **who: Any) -> Any:
+    """The answer for an event of the full allowance's subscription, its name percent-encoded."""
+    return told.explain(edge, f"?event={quote(f'{SOURCE}/{identity}', safe='')}", "full", **who).body["event"]
+
+
+def test_a_late_event_that_no_bill_has_taken_waits_for_the_next(told: Told) -> None:
+    for edge in ("20260201", "20260301"):
+        answer = _named(told, edge, "waits/1")
+        assert (answer["billed"], answer["why"]) == (False, "late_waiting")
+        assert [(each["late"], each["counted"], each["taken_by"]) for each in answer["places"]] == [(True, False, "")]
+    took = told.event("20260201", 7, "full")
+    assert took["why"] == "late_for_another_bill"
+    assert [each["taken_by"] for each in took["places"]] == [f"{told.subs['full']}.20260301T000000Z"]
+
+
+def test_an_event_that_was_refused_is_told_with_the_refusals_code(told: Told) -> None:
+    answer = _named(told, "20260201", "odd/1")
+    assert (answer["billed"], answer["why"], answer["code"], answer["places"]) == (
+        False,
+        "rejected",
+        "unknown_type",
+        [],
+    )
+    seen = _named(told, "20260201", "odd/1", org="dev", roles="subscriber")
+    assert seen == answer, "the subscription is the subscriber's own"
+
+
+def test_a_refused_event_of_another_subscription_is_not_told(told: Told) -> None:
+    answer = _named(told, "20260201", "foreign/1")
+    assert (answer["why"], answer["code"]) == ("not_received", "")
+    elsewhere = told.explain("20260201", f"?event={quote(f'{SOURCE}/foreign/1', safe='')}").body["event"]
+    assert elsewhere["why"] == "not_received", "it was another publisher's to refuse"
+
+
+def test_a_sandboxs_event_is_told_as_such_and_never_billed(told: Told) -> None:
+    assert [(each["billed"], each["why"]) for each in (_named(told, "20260201", "sand/1"),)] == [(False, "sandbox")]
+
+
+def test_an_event_sent_again_alike_is_one_and_no_conflict(told: Told) -> None:
+    answer = _named(told, "20260201", "again/1")
+    assert (answer["billed"], answer["conflict"], len(answer["places"])) == (True, False, 1)
+
+
+def test_an_id_that_came_with_another_day_is_a_conflict_and_counted_at_its_first(told: Told) -> None:
+    answer = _named(told, "20260201", "moved/1")
+    assert (answer["billed"], answer["conflict"]) == (True, True)
+    places = [(each["day"], each["counted"]) for each in answer["places"]]
+    assert places == [("2026-01-30", True), ("2026-01-31", False)]
 
 
 def test_an_event_that_came_twice_is_counted_in_its_first_place(told: Told) -> None:
@@ -208,3 +283,20 @@ def test_an_entry_of_a_day_that_is_not_the_lines_is_refused(told: Told) -> None:
 def test_a_name_with_too_many_readings_is_refused(told: Told) -> None:
     assert told.explain("20260201", "?event=" + "/".join("a" * 23)).code == "bad_event"
     assert told.explain("20260201", "?event=" + "/".join("a" * 21)).status == 200
+
+
+def test_every_line_names_the_sent_line_that_it_is_part_of(told: Told) -> None:
+    january = Period(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC))
+    line = Line(id="", kind="flat", name="Fee", currency="usd", period=january, rated=1, amount=1)
+    made = [replace(line, id=f"fee{at}", plan=f"p{at % 3}", rated=at, amount=at) for at in range(600)]
+    content = BillLines(subscription="sub", edge=january.end, lines=tuple(made))
+    invoice = told.market.invoice(told.invoice("20260201"))
+    names = sent_as(Explained(invoice, content))
+    charged: dict[str, int] = {}
+    for each in made[1:]:
+        charged[names[each.id]] = charged.get(names[each.id], 0) + each.amount
+    assert [charged[each.id] for each in roll_up(made[1:])] == [each.amount for each in content.invoice_lines()]
+    assert sorted(set(names.values()) - {each.id for each in made}) == ["rolled_up:0", "rolled_up:1", "rolled_up:2"]
+    assert "fee0" not in names, "what charges nothing is not sent"
+    lines = told.explain("20260201").body["lines"]
+    assert {each["sent_as"] for each in lines} == {each["id"] for each in lines}

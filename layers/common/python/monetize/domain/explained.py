@@ -6,6 +6,7 @@ from typing import Final, Literal
 
 from monetize.domain.invoices import BillLines, Invoice
 from monetize.domain.lines import Line
+from monetize.domain.rating import roll_up
 
 _INSTANT: Final = timedelta(microseconds=1)
 
@@ -67,6 +68,7 @@ class Place:
     late: bool
     counted: bool
     quantities: tuple[tuple[str, int], ...]  # (meter, quantity)
+    taken_by: str = ""  # of a late one: the bill that took it
 
 
 type Why = Literal[
@@ -74,18 +76,26 @@ type Why = Literal[
     "counts_nothing",  # received and counted; no line charges for what it counts
     "changes_nothing",  # late; with it the earlier period costs what it cost before
     "in_another_bill",  # its day, or an earlier arrival of it, is another bill's
-    "late_for_another_bill",  # too late for this one: a later one takes it, or took it
+    "late_for_another_bill",  # too late for this one: a later one took it
+    "late_waiting",  # too late for this one: the next bill takes it
+    "sandbox",  # counted apart, and never billed
+    "rejected",  # refused when it came: `code` says why
     "not_received",  # not on the days that this bill charges
 ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventAnswer:
-    """Whether one event is in this invoice, and why so."""
+    """Whether one event is in this invoice, and why so.
+
+    `conflict`: the same id came with another day or quantity; the first of its places counts. `code`: of a refusal.
+    """
 
     digest: str
     billed: bool
     why: Why
+    conflict: bool = False
+    code: str = ""
     lines: tuple[str, ...] = ()
     places: tuple[Place, ...] = ()
 
@@ -96,6 +106,21 @@ class Explained:
 
     invoice: Invoice
     content: BillLines
+
+
+def sent_as(explained: Explained) -> dict[str, str]:
+    """By which line of the sent invoice each line is charged: its own, or the one that it was rolled up into."""
+    charged = [each for each in explained.content.lines if each.amount]
+    own = {each.id for each in roll_up(charged)}
+    groups: dict[tuple[object, ...], int] = {}
+    found = {}
+    for each in charged:
+        if each.id in own:
+            found[each.id] = each.id
+        else:
+            group = each.plan, each.version, each.tax_behavior, each.tax_code
+            found[each.id] = f"rolled_up:{groups.setdefault(group, len(groups))}"
+    return found
 
 
 def days_of(line: Line) -> tuple[date, date]:

@@ -1,5 +1,6 @@
 """Answers of invoices, reports, exports and the audit."""
 
+from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Literal, Self
 
@@ -183,13 +184,17 @@ class DayResponse(ResponseModel):
 
 
 class ExplainedLineResponse(LineResponse):
-    """A line with the days behind it. The ledger entries of a day: `?line=…&day=…`."""
+    """A line with the days behind it. The ledger entries of a day: `?line=…&day=…`.
+
+    `sent_as`: its name among the lines of the sent invoice, where what is beyond 250 is rolled up; empty: not sent.
+    """
 
     days: list[DayResponse]
+    sent_as: str
 
     @classmethod
-    def explained(cls, explained: Explained, line: Line) -> Self:
-        """From the domain."""
+    def explained(cls, explained: Explained, line: Line, sent: Mapping[str, str]) -> Self:
+        """From the domain; `sent` is `sent_as`."""
         above = {each.day: each for each in line.days}
         days = [
             DayResponse(
@@ -200,7 +205,7 @@ class ExplainedLineResponse(LineResponse):
             )
             for day, quantity in rated_days(explained, line)
         ]
-        return cls.model_validate(LineResponse.of(line).model_dump() | {"days": days})
+        return cls.model_validate(LineResponse.of(line).model_dump() | {"days": days, "sent_as": sent.get(line.id, "")})
 
 
 class BatchResponse(ResponseModel):
@@ -241,6 +246,7 @@ class PlaceResponse(ResponseModel):
     late: bool
     counted: bool
     quantities: dict[str, int]
+    taken_by: Annotated[str, Field(description="Of a late one, the bill that took it; empty while it waits")]
 
 
 class EventAnswerResponse(ResponseModel):
@@ -254,8 +260,15 @@ class EventAnswerResponse(ResponseModel):
         "changes_nothing",
         "in_another_bill",
         "late_for_another_bill",
+        "late_waiting",
+        "sandbox",
+        "rejected",
         "not_received",
     ]
+    conflict: Annotated[
+        bool, Field(description="The same id came with another day or quantity: one of its places counts")
+    ]
+    code: Annotated[str, Field(description="Why it was rejected")]
     lines: list[str]
     places: list[PlaceResponse]
 
@@ -269,10 +282,19 @@ class EventAnswerResponse(ResponseModel):
                 late=each.late,
                 counted=each.counted,
                 quantities=dict(each.quantities),
+                taken_by=each.taken_by,
             )
             for each in answer.places
         ]
-        return cls(digest=answer.digest, billed=answer.billed, why=answer.why, lines=list(answer.lines), places=places)
+        return cls(
+            digest=answer.digest,
+            billed=answer.billed,
+            why=answer.why,
+            conflict=answer.conflict,
+            code=answer.code,
+            lines=list(answer.lines),
+            places=places,
+        )
 
 
 class ExplainResponse(ResponseModel):

@@ -5,11 +5,12 @@ earlier days that it took. Everything else on those earlier days is an earlier b
 difference of the whole period counted anew.
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import cached_property
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from monetize.domain.errors import Invalid, NotFound
 from monetize.domain.explained import (
@@ -33,6 +34,7 @@ from monetize.services.rating_bills import LOOK_BACK, shards_of
 
 BATCHES: Final = 500  # in one answer
 EVENTS: Final = 5_000
+LOTS: Final = 100  # of refused events, searched for one
 READS: Final = 200  # of the ledger, for one answer: about two seconds
 MOST_READINGS: Final = 20  # of an event's name, by its slashes
 _INSTANT: Final = timedelta(microseconds=1)
@@ -68,6 +70,10 @@ class Usage(Protocol):
     def corrections(self, subscription: str, first: date, last: date) -> tuple[Correction, ...]: ...
 
     def adjustments(self, subscription: str, first: date, last: date) -> tuple[Adjustment, ...]: ...
+
+    def rejected(
+        self, publisher: str, now: datetime, *, after: str | None, limit: int
+    ) -> tuple[tuple[tuple[str, list[dict[str, Any]], datetime], ...], str | None]: ...
 
 
 def explain(invoice: Invoice, store: Store) -> Explained:
@@ -130,18 +136,26 @@ def events(
     return EventPage(tuple(rows[begun : begun + EVENTS]), str(begun + EVENTS) if len(rows) > begun + EVENTS else None)
 
 
-def find(explained: Explained, event: str, store: Store, usage: Usage) -> EventAnswer:
+def find(explained: Explained, event: str, now: datetime, store: Store, usage: Usage) -> EventAnswer:
     """Whether and where one event was billed; `event` is `source/id`. Both may hold slashes: every reading is tried.
 
-    Looked for on the days of this bill and in the earlier periods that it counted anew.
+    Looked for on the days of this bill and in the earlier periods that it counted anew; then among what its sandbox
+    used on its own days, and among the LOTS newest lots of what was refused.
     """
-    candidates = _digests(event)
+    names = _readings(event)
+    candidates = [event_id(source, identity) for source, identity in names]
     ledger = _Ledger(explained, store, usage)
     meters = {meter.short: meter.id for meter in store.meters(explained.invoice.publisher)}
     found = [each for days in ledger.counted_days() for each in ledger.occurrences(days, candidates)]
     digest = found[0].digest if found else candidates[-1]
     found = sorted((each for each in found if each.digest == digest), key=lambda each: each.order)
     winner, why = _winner(found)
+    if not found and (apart := ledger.in_sandbox(candidates)) is not None:
+        return EventAnswer(digest=apart.hex(), billed=False, why="sandbox")
+    if not found and (refused := _refused(explained.invoice, names, now, usage)) is not None:
+        name, code = refused
+        return EventAnswer(digest=event_id(*name).hex(), billed=False, why="rejected", code=code)
+    conflict = len({(each.entry.day, tuple(sorted(each.quantities.items()))) for each in found}) > 1
     places = tuple(
         Place(
             batch=each.entry.batch,
@@ -149,25 +163,27 @@ def find(explained: Explained, event: str, store: Store, usage: Usage) -> EventA
             late=each.entry.late,
             counted=each is winner,
             quantities=tuple((meters.get(short, str(short)), count) for short, count in each.quantities.items()),
+            taken_by=each.taken_by,
         )
         for each in found
     )
     if winner is None:
-        return EventAnswer(digest=digest.hex(), billed=False, why=why, places=places)
+        return EventAnswer(digest=digest.hex(), billed=False, why=why, conflict=conflict, places=places)
     lines = _lines(explained, winner, {meters.get(short) for short in winner.quantities})
     if not lines:
         why = "changes_nothing" if winner.entry.late and winner.quantities else "counts_nothing"
-    return EventAnswer(digest=digest.hex(), billed=bool(lines), why=why, lines=lines, places=places)
+    return EventAnswer(digest=digest.hex(), billed=bool(lines), why=why, conflict=conflict, lines=lines, places=places)
 
 
 @dataclass(frozen=True, slots=True)
 class _Occurrence:
-    """An event in one entry. `bill`: -1 of an earlier bill, 0 of this one, 1 not of this one yet."""
+    """An event in one entry. `bill`: -1 of an earlier bill, 0 of this one, 1 not of this one; `taken_by`: late ones."""
 
     entry: Entry
     digest: bytes
     quantities: dict[int, int]
     bill: int
+    taken_by: str = ""
 
     @property
     def order(self) -> tuple[date, str, bool]:
@@ -185,7 +201,9 @@ def _winner(found: Sequence[_Occurrence]) -> tuple[_Occurrence | None, Why]:
         return None, "in_another_bill"
     if mine:
         return mine[0], "billed"
-    return None, "late_for_another_bill" if found else "not_received"
+    if not found:
+        return None, "not_received"
+    return None, "late_for_another_bill" if any(each.taken_by for each in found) else "late_waiting"
 
 
 def _lines(explained: Explained, winner: _Occurrence, counted: set[str | None]) -> tuple[str, ...]:
@@ -257,7 +275,16 @@ class _Ledger:
             yield from _held(entry, candidates, 0 if self.is_own(entry.day) else -1)
         for late in self._usage.late_entries(subscription, *days):
             if late.entry is not None:
-                yield from _held(late.entry, candidates, self._taken(late))
+                yield from _held(late.entry, candidates, self._taken(late), late.taken_by)
+
+    def in_sandbox(self, candidates: Sequence[bytes]) -> bytes | None:
+        """Which of these events was sent for the sandbox on the bill's own days."""
+        if self.own is None:
+            return None
+        for entry in self._usage.entries(self._invoice.subscription, *self.own, self._shards, sandbox=True):
+            for held in _held(entry, candidates, 1):
+                return held.digest
+        return None
 
     def _taken(self, late: LateEntry) -> int:
         if late.ref in self._late:
@@ -364,19 +391,49 @@ def _position(after: str, first: date, last: date) -> Position:
     return found
 
 
-def _held(entry: Entry, candidates: Sequence[bytes], bill: int) -> Iterator[_Occurrence]:
+def _held(entry: Entry, candidates: Sequence[bytes], bill: int, taken_by: str = "") -> Iterator[_Occurrence]:
     for digest in candidates:
         if _holds(entry.content.ids, digest):
             quantities = next(quantities for held, quantities in entry.content.rows() if held == digest)
-            yield _Occurrence(entry, digest, quantities, bill)
+            yield _Occurrence(entry, digest, quantities, bill, taken_by)
 
 
-def _digests(event: str) -> Sequence[bytes]:
-    """The digests that `source/id` may have: a slash may belong to either, so each is tried as the one between."""
+def _refused(
+    invoice: Invoice, names: Sequence[tuple[str, str]], now: datetime, usage: Usage
+) -> tuple[tuple[str, str], str] | None:
+    """The event among what was refused of this subscription, newest days first: its name, and the refusal's code."""
+    after, wanted = None, frozenset(names)
+    identities = {identity for _, identity in names}
+    for _ in range(LOTS):
+        lots, after = usage.rejected(invoice.publisher, now, after=after, limit=1)
+        for _, events, _ in lots:
+            for each in events:
+                if each["id"] not in identities:
+                    continue
+                told = _read(each["event"])
+                name = told.get("source"), told.get("id")
+                if name in wanted and told.get("subject") == invoice.subscription:
+                    return (str(name[0]), str(name[1])), str(each["code"])
+        if after is None:
+            return None
+    return None
+
+
+def _read(event: bytes) -> dict[str, Any]:
+    """A refused event's text, which may be anything."""
+    try:
+        told = json.loads(event)
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _readings(event: str) -> Sequence[tuple[str, str]]:
+    """The names that `source/id` may be: a slash may belong to either, so each is tried as the one between."""
     slashes = [at for at, letter in enumerate(event) if letter == "/" and 0 < at < len(event) - 1]
     if not 0 < len(slashes) <= MOST_READINGS:
         raise Invalid("bad_event", f"An event is named source/id, with at most {MOST_READINGS} slashes.")
-    return [event_id(event[:at], event[at + 1 :]) for at in slashes]
+    return [(event[:at], event[at + 1 :]) for at in slashes]
 
 
 def _holds(ids: bytes, digest: bytes) -> bool:
