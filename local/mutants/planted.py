@@ -43,7 +43,7 @@ PLANTED = (
         return bill, before
     return bill, ports.invoices.add_lines(wanted, made, lines)""",
         """    held = ports.invoices.add_lines(wanted, made, lines)
-    held = ports.invoices.finalize(wanted.account, held.id, bill.id)
+    held = ports.invoices.finalize(wanted.account, held.id, bill.id, bill.attempt)
     bill = ports.store.save(
         replace(bill, status=states.BILL.move(bill.status, "draft"), invoice=made, account=wanted.account)
     )

@@ -136,7 +136,7 @@ class Shop:
         bill = self.draft(amount, **more)
         assert bill.invoice is not None
         invoices = StripeInvoices(wiring.stripe())
-        held = invoices.finalize(self.account, bill.invoice, bill.id)
+        held = invoices.finalize(self.account, bill.invoice, bill.id, 0)
         made = Invoice(
             id=invoice_id(bill), stripe_id=held.id, account=self.account, publisher="acme", subscriber="dev",
             subscription=bill.subscription, edge=bill.edge, currency=bill.currency, amount=amount, total=held.total,

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from local.stripe_emulator.faults import Fault
 from monetize import wiring
+from monetize.adapters.stripe.client import options
 from monetize.adapters.stripe.invoices import StripeInvoices
 from monetize.domain.invoices import BillLines, Product
 from monetize.domain.lines import Line
@@ -56,6 +58,10 @@ def test_any_number_of_lines_takes_four_writes_and_the_whole_breakdown_is_kept(
     assert writes(market)[before:] == ["invoices", "add_lines", "finalize", "pay"]
     held = wiring.billing().invoices.retrieve(market.account, bill.invoice)
     assert (len(held.lines), held.subtotal) == (sent, count * 100)
+    page = wiring.stripe().v1.invoices.line_items.list(bill.invoice, {"limit": 100}, options(market.account))
+    at = f"{market.system.functions.environment['PUBLIC_BASE_URL']}/invoices/{billing.invoice_id(bill)}/explain"
+    tail = f"{count - 249} more items; see the full breakdown: {at}"
+    assert [each.description for each in page.auto_paging_iter()].count(tail) == (count > 250)
     assert len(market.ask("GET", f"/bills/{bill.id}").body["lines"]) == count
 
 
@@ -119,6 +125,19 @@ def test_a_bill_in_a_currency_that_the_account_cannot_charge_waits_and_goes_on_w
     market.ask("POST", f"/bills/{listed['id']}/release")
     market.run(minutes=1)
     assert market.bill(sub, FEBRUARY).status == "paid"
+
+
+def test_a_refusal_to_finalize_is_not_told_again_to_a_bill_that_was_released(market: Market) -> None:
+    sub = with_usage(market, 0)
+    fault = Fault("not_offered", path="/v1/invoices/.*/finalize")
+    market.system.emulator.faults.append(fault)
+    market.run_until(DUE + timedelta(hours=1))
+    bill = market.bill(sub, FEBRUARY)
+    assert (bill.status, bill.invoice is None) == ("parked", False)
+    market.ask("POST", f"/bills/{bill.id}/release")
+    market.run(minutes=1)
+    assert market.bill(sub, FEBRUARY).status == "paid"
+    assert market.bill(sub, FEBRUARY).invoice == bill.invoice
 
 
 # --- clocks and other runs ---

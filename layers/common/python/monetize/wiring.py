@@ -348,7 +348,8 @@ def billing() -> Any:
     def recount(subscription: Any, first: Any, last: Any) -> int:
         return int(usage().recount(subscription.id, first, last, shards_of(subscription)))
 
-    return Ports(billing_table(), StripeInvoices(stripe()), pace, rater(), usage().note_taken, recount, gate())
+    table, at = billing_table(), load().public_base_url
+    return Ports(table, StripeInvoices(stripe()), pace, rater(), usage().note_taken, recount, gate(), at)
 
 
 @part

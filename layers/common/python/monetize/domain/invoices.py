@@ -99,8 +99,11 @@ class BillLines:
     restored: tuple[datetime, ...] = ()  # edges of bills that were let off, whose credits it took again
     rev: int = 0
 
-    def invoice_lines(self) -> tuple[InvoiceLine, ...]:
-        """The lines as they are sent: what is charged, and at most as many as an invoice holds."""
+    def invoice_lines(self, breakdown: str = "") -> tuple[InvoiceLine, ...]:
+        """The lines as they are sent: what is charged, and at most as many as an invoice holds.
+
+        `breakdown`: where all of them can be read, for who sees only some.
+        """
         product = {(each.plan, each.version): each.stripe for each in self.products}
         return tuple(
             InvoiceLine(
@@ -111,7 +114,7 @@ class BillLines:
                 period_end=line.period.end,
                 tax_behavior=line.tax_behavior,
             )
-            for line in roll_up([line for line in self.lines if line.amount])
+            for line in roll_up([line for line in self.lines if line.amount], breakdown=breakdown)
         )
 
 

@@ -206,8 +206,11 @@ def given_back(segment: Segment, ahead: Ahead) -> bool:
     return segment.ended or any(each.id == ahead.charge and each.interval == "month" for each in segment.terms.charges)
 
 
-def roll_up(lines: Sequence[Line], limit: int = MOST_LINES) -> tuple[Line, ...]:
-    """At most `limit` lines with the same sum: the tail is merged, one line per plan version and tax treatment."""
+def roll_up(lines: Sequence[Line], limit: int = MOST_LINES, breakdown: str = "") -> tuple[Line, ...]:
+    """At most `limit` lines with the same sum: the tail is merged, one line per plan version and tax treatment.
+
+    `breakdown`: where all of them can be read.
+    """
     if len(lines) <= limit:
         return tuple(lines)
     groups = {_roll_up_group(each) for each in lines}
@@ -217,7 +220,7 @@ def roll_up(lines: Sequence[Line], limit: int = MOST_LINES) -> tuple[Line, ...]:
     tail: dict[tuple[str, int, TaxGroup], list[Line]] = {}
     for each in lines[kept:]:
         tail.setdefault(_roll_up_group(each), []).append(each)
-    return (*lines[:kept], *(_merged(each, number) for number, each in enumerate(tail.values())))
+    return (*lines[:kept], *(_merged(each, number, breakdown) for number, each in enumerate(tail.values())))
 
 
 # ---- what a segment charges ----
@@ -724,13 +727,13 @@ def _roll_up_group(line: Line) -> tuple[str, int, TaxGroup]:
     return line.plan, line.version, _group(line)
 
 
-def _merged(lines: Sequence[Line], number: int) -> Line:
+def _merged(lines: Sequence[Line], number: int, breakdown: str) -> Line:
     first = lines[0]
     return Line(
         id=f"rolled_up:{number}",
         kind="rolled_up",
         name="More items",
-        description=f"{len(lines)} more items; see the full breakdown",
+        description=f"{len(lines)} more items; see the full breakdown{breakdown and f': {breakdown}'}",
         currency=first.currency,
         period=Period(min(each.period.start for each in lines), max(each.period.end for each in lines)),
         rated=sum(each.rated for each in lines),

@@ -70,7 +70,7 @@ class Invoices(Protocol):
     def retrieve(self, account: str, invoice: str) -> HeldInvoice: ...
     def of_customer(self, account: str, customer: str, since: datetime) -> Iterator[HeldInvoice]: ...
     def delete_draft(self, account: str, invoice: str) -> None: ...
-    def finalize(self, account: str, invoice: str, bill: str) -> HeldInvoice: ...
+    def finalize(self, account: str, invoice: str, bill: str, attempt: int) -> HeldInvoice: ...
     def pay(self, account: str, invoice: str, bill: str, attempt: int) -> HeldInvoice: ...
     def send(self, account: str, invoice: str, bill: str) -> HeldInvoice: ...
 
@@ -96,7 +96,7 @@ class Ports:
     """What billing works with. `held`: whether somebody paused a publisher's billing; what is due stays due.
 
     `took(subscription, refs, bill)` notes at late entries which bill they are frozen in. `recount(subscription, first,
-    last)` makes the counters of sealed days what the ledger says.
+    last)` makes the counters of sealed days what the ledger says. `address`: where this API is reached; empty, unknown.
     """
 
     store: Store
@@ -106,6 +106,7 @@ class Ports:
     took: Callable[[str, Sequence[str], str], None]
     recount: Callable[[Subscription, date, date], object]
     held: Callable[[Publisher, datetime], bool] = lambda _publisher, _now: False
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -422,7 +423,7 @@ def _collect(
             # No tick may enqueue it before its place comes: it would take a second one.
             ports.store.save(replace(bill, next_at=at + timedelta(seconds=wait) + LEASE))
         return Worked("waiting", bill.id, again_in=wait)
-    lines = frozen.invoice_lines()
+    lines = frozen.invoice_lines(ports.address and f"{ports.address}/invoices/{wanted.invoice}/explain")
     if bill.invoice is None:
         bill, held = _draft(bill, wanted, lines, at, ports)
     else:
@@ -433,7 +434,7 @@ def _collect(
     if held.status == "draft":
         if found:
             raise Parked("total_differs")
-        held = ports.invoices.finalize(wanted.account, held.id, bill.id)
+        held = ports.invoices.finalize(wanted.account, held.id, bill.id, bill.attempt)
     if held.status not in ("open", "paid"):
         raise Parked(f"invoice_{held.status}")
     ports.store.record_invoice(record(bill, held, publisher, now))

@@ -713,8 +713,8 @@ def release_bill(who: Who, bill: Bill, now: datetime, ports: Ports) -> Bill:
         reason=RELEASED,
         approved=bill.approved or bill.status == "held",  # what was parked is not yet looked at for its amount
         recount=bill.recount or disagreed,
-        # Stripe keeps what it answered: a refusal to make the draft would be told again under the same key.
-        attempt=bill.attempt + (bill.status == "parked" and bill.invoice is None),
+        # Stripe keeps what it answered: a refusal would be told again under the same key.
+        attempt=bill.attempt + (bill.status == "parked"),
         next_at=to_the_second(now),
     )
     entry = _entry(

@@ -112,10 +112,10 @@ class StripeInvoices:
         except NotFound:
             return
 
-    def finalize(self, account: str, invoice: str, bill: str) -> HeldInvoice:
+    def finalize(self, account: str, invoice: str, bill: str, attempt: int) -> HeldInvoice:
         """Draft → open. It does not advance by itself: paying is our next step."""
         with told_as_ours():
-            key = f"{bill}:finalize:{invoice}"
+            key = f"{bill}:{attempt}:finalize:{invoice}"
             return self._act(invoice, "finalize", {"auto_advance": False}, options(account, key))
 
     def pay(self, account: str, invoice: str, bill: str, attempt: int) -> HeldInvoice:
