@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -23,11 +23,12 @@ from monetize.domain.subscriptions import (
 )
 from monetize.services import billing
 from tests.integration import subscribing_fixtures
+from tests.integration.billing_fixtures import Market, market
 from tests.integration.subscribing_fixtures import Answer
 from tests.integration.subscribing_fixtures import shop as counter
 from tests.integration.test_billing import FEBRUARY, GRACE, MARCH, Shop, open_shop, shop
 
-__all__ = ["counter", "shop"]
+__all__ = ["counter", "market", "shop"]
 
 APRIL = datetime(2026, 4, 1, tzinfo=UTC)
 
@@ -114,6 +115,39 @@ def test_a_dry_run_gives_a_discount_once_to_its_first_bill_alone(shop: Shop) -> 
         ("2026-03-01", 1000),
     ]
     assert seen(shop) == {made["id"]: None}
+
+
+@pytest.mark.parametrize("let_off", ["waived", "void"])
+def test_a_discount_given_once_stays_used_by_a_bill_that_is_let_off(market: Market, let_off: str) -> None:
+    market.settings(collection="send_invoice", hold_above=4000 if let_off == "waived" else None)
+    sub = market.subscribe()
+    market.run(hours=1)
+    discounts = f"/subscriptions/{sub}/discounts"
+    key = {"Idempotency-Key": "once"}
+    made = market.ask("POST", discounts, {"amount": 300, "once": True}, headers=key)
+    assert made.status == 201, made.text
+    _billed_until(market, FEBRUARY + timedelta(hours=5))
+    bill = market.bill(sub, FEBRUARY)
+    assert bill.subtotal == 4600
+    if let_off == "waived":
+        done = market.ask("POST", f"/bills/{bill.id}/waive", {"reason": "goodwill"})
+    else:
+        void = f"/invoices/{billing.invoice_id(bill)}/void"
+        done = market.ask("POST", void, {}, headers={"Idempotency-Key": "void"})
+    assert done.status == 200, done.text
+    market.settings(hold_above=None)
+    _billed_until(market, MARCH + timedelta(hours=5))
+    assert [market.bill(sub, edge).status for edge in (FEBRUARY, MARCH)] == [let_off, "sent"]
+    assert market.bill(sub, MARCH).subtotal == 4900
+    told = market.ask("GET", f"/subscriptions/{sub}", org="dev", roles="subscriber").body["discounts"]
+    assert [(each["id"], each["used_by"]) for each in told] == [(made.body["id"], bill.id)]
+
+
+def _billed_until(market: Market, instant: datetime) -> None:
+    """No hourly ticks on the way."""
+    market.system.clock.move_to(instant)
+    market.ask("POST", "/billing-runs", {"dry_run": False}, org="platform", roles="operator")
+    market.system.pump()
 
 
 # --- the claim ---

@@ -1,6 +1,7 @@
 """The platform's share of a publisher's invoices: set by the operator, taken and given back by Stripe."""
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -126,3 +127,25 @@ def test_refunds_in_part_and_of_all_return_the_share_in_proportion(shop: Shop) -
     assert fees(shop) == [(99, 99)]
     shop.world.settle()
     assert invoice_of(shop, "2026-02")["refunded"] == 1000
+
+
+def test_credit_notes_that_refund_return_the_share_too_and_the_parts_make_the_whole(shop: Shop) -> None:
+    set_fee(shop, "7.77", 0)
+    shop.world.run_until(FEBRUARY + GRACE)
+    assert fees(shop) == [(78, 0)]
+    inv = invoice_of(shop, "2026-02")["id"]
+    back = [0]
+    steps = [
+        ("credit-notes", {"amount": 333, "to": "card"}),
+        ("refunds", {"amount": 334}),
+        ("credit-notes", {"amount": 111, "to": "card"}),
+        ("refunds", {}),
+    ]
+    for number, (verb, body) in enumerate(steps):
+        shop.publisher.call("POST", f"/invoices/{inv}/{verb}", body, Idempotency_Key=f"k{number}")
+        shop.world.settle()
+        back.append(fees(shop)[0][1])
+    assert [after - before for before, after in pairwise(back)] == [25, 27, 8, 18]
+    assert back[-1] == 78
+    told = invoice_of(shop, "2026-02")
+    assert (told["refunded"], told["credited"]) == (1000, 444)
