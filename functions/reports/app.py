@@ -133,6 +133,7 @@ def get_invoices(
     subscription: Name = None,
     month: Month = None,
     status: Annotated[str | None, Query(max_length=30)] = None,
+    plan: Annotated[str | None, Query(min_length=1, max_length=128, description="That a line charges")] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Response[InvoicesResponse]:
@@ -142,7 +143,14 @@ def get_invoices(
         seller = _seller(publisher)
         named = subscription is not None or subscriber is not None
         chosen = month if named else reporting.month_of(month, now)
-        wanted = Filter(publisher=seller, subscriber=subscriber, subscription=subscription, month=chosen, status=status)
+        wanted = Filter(
+            publisher=seller,
+            subscriber=subscriber,
+            subscription=subscription,
+            month=chosen,
+            status=status,
+            plan=plan,
+        )
     else:
         caller = resolver.who(app, SUBSCRIBER)
         if publisher is None:
@@ -153,6 +161,7 @@ def get_invoices(
             subscription=subscription,
             month=month,
             status=status,
+            plan=plan,
         )
     found = reporting.invoices(wanted, from_cursor(cursor), limit, wiring.reporting().store)
     items = [InvoiceResponse.of(each, publishers=side == "publisher") for each in found.items]

@@ -91,10 +91,26 @@ def test_who_only_buys_sees_nothing_of_what_the_organization_sells(billed: Bille
         ("side=publisher&subscriber=dev&month=2026-02", 1),
         ("side=publisher&month=2026-02&status=paid", 1),
         ("side=publisher&month=2026-02&status=void", 0),
+        ("side=publisher&month=2026-02&plan=plan_acme", 1),
+        ("side=publisher&month=2026-02&plan=plan_other", 0),
+        ("side=publisher&subscriber=dev&plan=plan_acme&status=paid", 2),
     ],
 )
 def test_invoices_are_filtered(billed: Billed, query: str, count: int) -> None:
     assert len(billed.get(f"/invoices?{query}").body["items"]) == count
+
+
+def test_a_list_of_a_plan_goes_on_where_enough_lines_were_read(billed: Billed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporting, "SCANNED_LINES", 1)
+    query, seen, cursor = "/invoices?side=publisher&subscriber=dev&plan=plan_acme", [], ""
+    while True:
+        page = billed.get(query + cursor).body
+        seen += [each["id"] for each in page["items"]]
+        if page["cursor"] is None:
+            break
+        cursor = f"&cursor={page['cursor']}"
+    assert seen == [billed.february, billed.opening]
+    assert billed.get("/invoices?side=publisher&subscriber=dev&plan=plan_other").body["items"] == []
 
 
 def test_a_list_goes_on_where_its_page_ended(billed: Billed) -> None:

@@ -29,6 +29,7 @@ PAGE: Final = 100
 BUDGET: Final = 4_000  # invoices or subscriptions read in one request: about five seconds
 FINISHED: Final = 10  # what asking for a finished report takes of it
 SCANNED: Final = 1_000  # looked at for one page of a filtered list
+SCANNED_LINES: Final = 200  # the same where each is read with its lines
 UNFINISHED_LIFE: Final = timedelta(hours=6)  # a large one is counted to its end, not begun anew each hour
 AGING_MONTHS: Final = 13
 PARTITIONS: Final = 1_000  # of usage, read in one request
@@ -104,6 +105,7 @@ class Filter:
     subscription: str | None = None
     month: str | None = None  # of issue, yyyy-mm
     status: str | None = None
+    plan: str | None = None  # that one of its lines charges
 
     def lets(self, invoice: Invoice) -> bool:
         """Whether an invoice is wanted; whose it is is always asked."""
@@ -137,11 +139,19 @@ def invoices(wanted: Filter, after: str | None, limit: int, store: Store) -> Fou
         source = _of_publisher(wanted, store)
     found: list[Invoice] = []
     for seen, (position, invoice) in enumerate(source(after), start=1):
-        if invoice is not None and wanted.lets(invoice):
+        if invoice is not None and wanted.lets(invoice) and _charges(invoice, wanted.plan, store):
             found.append(invoice)
-        if len(found) >= limit or seen >= SCANNED:
+        if len(found) >= limit or seen >= (SCANNED if wanted.plan is None else SCANNED_LINES):
             return Found(tuple(found), position)
     return Found(tuple(found), None)
+
+
+def _charges(invoice: Invoice, plan: str | None, store: Store) -> bool:
+    """Whether it has a line of a plan: what it really charges, whatever its subscription pays by since."""
+    if plan is None:
+        return True
+    content = store.lines(invoice.subscription, invoice.edge)
+    return content is not None and any(line.plan == plan and line.amount for line in content.lines)
 
 
 type _Source = Callable[[str | None], Iterator[tuple[str, Invoice | None]]]
