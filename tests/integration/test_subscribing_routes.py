@@ -164,6 +164,8 @@ def test_the_upcoming_invoice_follows_the_usage_and_seals_nothing(shop: Shop) ->
         "due_at": None,
         "subtotal": 0,
         "lines": [],
+        "carry_out": 0,
+        "application_fee": None,
     }
 
 
