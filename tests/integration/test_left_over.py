@@ -234,7 +234,7 @@ def leaves(shop: Life, edge: str, amount: int, tax: TaxBehavior) -> Bill:
     bill = replace(
         first, rev=0, edge=at(edge), status="empty", invoice=None, subtotal=0, lines=0, returned=-amount, next_at=None
     )
-    credit = Carried(amount=-amount, tax_behavior=tax, tax_code=CODE)
+    credit = Carried(amount=-amount, tax_behavior=tax, tax_code=None if tax == "unspecified" else CODE)
     content = BillLines(subscription=bill.subscription, edge=bill.edge, lines=(), returned=(credit,))
     wiring.core().write(put(bill), put(content))
     return bill
@@ -286,3 +286,54 @@ def test_what_was_given_back_is_known_by_its_note_where_the_tables_are_those_of_
         for _ in range(2):
             assert not shop.reconcile()["findings"]
             assert shop.credited() == [2520]
+
+
+def two_invoices(shop: Life) -> tuple[Any, Any, int]:
+    """January's and February's fee were paid, then it was cancelled; the last bill is not made yet."""
+    shop.until("2026-02-11T00:00")
+    shop.do("cancel", when="now")
+    table = wiring.payments().store
+    older, newer = [table.invoice_known_as((each["id"],)) for each in shop.invoices()]
+    return older, newer, round(3100 * 18 / 28)
+
+
+def test_what_an_older_invoice_gave_back_is_not_given_again_by_a_newer_one_that_can_by_then() -> None:
+    with life(plan()) as shop:
+        older, newer, unused = two_invoices(shop)
+        asked = {"reason": "requested_by_customer"}
+        shop.publisher.call("POST", f"/invoices/{newer.id}/refunds", asked, Idempotency_Key="all of it")
+        shop.billed("2026-02-12T01:00")
+        assert [(note["amount"], note["invoice"]) for note in shop.notes()] == [(unused, older.stripe_id)]
+        by_hand = next(
+            each for each in shop.system.emulator.account(shop.account).refunds.values() if each["amount"] == 3100
+        )
+        shop.system.emulator.fail_refund(shop.account, by_hand["id"])
+        shop.until("2026-02-15T00:00")
+        assert shop.credited() == [unused]
+        assert not [each for each in shop.reconcile()["findings"] if each["kind"] == "amount"]
+
+
+def test_two_who_see_different_invoices_give_back_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with life(plan()) as shop:
+        older, newer, unused = two_invoices(shop)
+        bill = leaves(shop, "2026-03-05", unused, "unspecified")
+        ports, now, other = wiring.payments(), shop.system.clock.now(), list[int]()
+        table = type(ports.store)
+        all_of_them, acting = table.invoices_up_to, table.acting
+
+        def some(self: Any, of: Bill) -> Any:
+            return [each for each in all_of_them(self, of) if each.id == (older.id if other else newer.id)]
+
+        def meanwhile(self: Any, *about: Any) -> Any:
+            """The first one has decided what the newer invoice gives; now another comes, and ends before it."""
+            if not other:
+                other.append(1)
+                other.append(invoice_actions.credit_leftover(bill, now, ports))
+                monkeypatch.setattr(table, "invoices_up_to", all_of_them)
+            return acting(self, *about)
+
+        monkeypatch.setattr(table, "invoices_up_to", some)
+        monkeypatch.setattr(table, "acting", meanwhile)
+        assert invoice_actions.credit_leftover(bill, now, ports) == 0
+        assert other == [1, 0]
+        assert [(note["amount"], note["invoice"]) for note in shop.notes()] == [(unused, older.stripe_id)]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import date, datetime
+from hashlib import sha256
 
 from monetize.domain.collecting import InvoiceLine
 from monetize.domain.currencies import CURRENCIES
@@ -62,6 +63,11 @@ class Bill:
     def id(self) -> str:
         """The bill's public name."""
         return bill_name(self.subscription, self.edge)
+
+    @property
+    def invoice_name(self) -> str:
+        """The public name of its invoice follows from its own, so a repeat names the same one."""
+        return "inv_" + sha256(self.id.encode()).hexdigest()[:26]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

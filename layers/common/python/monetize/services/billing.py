@@ -4,7 +4,6 @@ What holds whatever crashes, repeats or runs twice: the bill's key allows one bi
 the first who rates; only the draft whose id was stored on the bill is ever finalized or paid.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
@@ -576,8 +575,8 @@ def record(bill: Bill, held: HeldInvoice, publisher: Publisher, now: datetime) -
 
 
 def invoice_id(bill: Bill) -> str:
-    """The invoice's id follows from its bill's, so a repeat names the same one."""
-    return "inv_" + hashlib.sha256(bill.id.encode()).hexdigest()[:26]
+    """What the bill's invoice is called."""
+    return bill.invoice_name
 
 
 def split_bill_id(bill_id: str) -> tuple[str, datetime]:

@@ -4,11 +4,10 @@ The request's own key is its natural key: it is stored with the audit entry befo
 under a key derived from it. A crash anywhere in between is continued by the same request sent again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import partial
 from hashlib import sha256
 from typing import Any, Final
 
@@ -71,11 +70,21 @@ def credit_correction(invoice_id: str, amount: int, key: str, now: datetime, por
     `amount` positive, minor units, tax included. `key` names the correction: the same one is credited once. What is
     answered less than `amount` was not given back.
     """
-
-    def sized(invoice: Invoice, most: int) -> tuple[int, int]:
-        return chargeable_part(min(amount, most), invoice.currency), 0
-
-    return _credited(invoice_id, key, "Correction of usage", sized, now, ports)[0]
+    name = _name(invoice_id, "billing", "credit", key)
+    before = ports.store.action(invoice_id, name)
+    if before is not None and before.done_at is not None:
+        return 0 if before.refused else before.amount
+    invoice = until_unchanged(lambda: bring_up(around_of(invoice_id, now, ports), now, ports)).invoice
+    if before is None and (forgotten := _forgotten(invoice, name, ports)) is not None:
+        return forgotten[1]
+    to = _target(invoice, AUTO)
+    most = chargeable_part(min(amount, _creditable(invoice, to)), invoice.currency)
+    part = before.amount if before is not None else most
+    if part <= 0:
+        return 0
+    # To where is decided as late as may be: what was begun on an open invoice goes on when it was paid meanwhile.
+    asked = Request(what="credit", key=key, amount=part, to=AUTO, reason="order_change", memo="Correction of usage")
+    return _act("billing", invoice_id, asked, now, ports).action.amount
 
 
 def credit_leftover(bill: Bill, now: datetime, ports: Ports) -> int:
@@ -90,8 +99,7 @@ def credit_leftover(bill: Bill, now: datetime, ports: Ports) -> int:
     content = ports.store.lines(bill.subscription, bill.edge)
     if content is None:
         return -bill.returned
-    invoices = ports.store.invoices_up_to(bill)
-    return sum(_give_back(each, bill, invoices, now, ports) for each in content.returned)
+    return sum(_give_back(each, bill, now, ports) for each in content.returned)
 
 
 def credit_at_once(bill_id: str, now: datetime, ports: Ports) -> None:
@@ -103,51 +111,81 @@ def credit_at_once(bill_id: str, now: datetime, ports: Ports) -> None:
             credit_leftover(bill, now, ports)
 
 
-def _give_back(credit: Carried, bill: Bill, invoices: Sequence[Invoice], now: datetime, ports: Ports) -> int:
-    """One tax treatment's credit, on the invoices that charge under it. Answers what they cannot carry."""
-    left, key = -credit.amount, f"{bill.id}:{credit.tax_behavior}:{credit.tax_code or ''}"
+def _give_back(credit: Carried, bill: Bill, now: datetime, ports: Ports) -> int:
+    """One tax treatment's credit. Answers what no invoice can carry.
+
+    First it is stored which invoice gives how much, then that is carried out: whoever comes in between goes on with it.
+    """
+    key = f"{bill.id}:{credit.tax_behavior}:{credit.tax_code or ''}"
+    while True:
+        begun_here, left = until_unchanged(lambda: _allotted(credit, bill, key, now, ports))
+        if not begun_here:
+            return left
+        for action in begun_here:
+            _act("billing", action.invoice, _leftover(key, action.amount, action.net), now, ports)
+
+
+def _leftover(key: str, amount: int, net: int) -> Request:
+    return Request(what="credit", key=key, amount=amount, to=AUTO, reason="order_change", memo=LEFT_OVER, net=net)
+
+
+def _allotted(credit: Carried, bill: Bill, key: str, now: datetime, ports: Ports) -> tuple[list[Action], int]:
+    """What was allotted to invoices and is not carried out; and what is left, where nothing is.
+
+    What may be allotted still is to the next invoice, in one write with the bill as it was read before all of them: two
+    who see different invoices, or the same ones at different times, allot nothing twice.
+    """
+    read = ports.store.bill(bill.subscription, bill.edge) or bill
+    invoices = ports.store.invoices_up_to(bill)
+    known = {each.id: ports.store.action(each.id, _name(each.id, "billing", "credit", key)) for each in invoices}
+    left = -credit.amount - sum(each.net for each in known.values() if each is not None and not each.refused)
+    pending = [each for each in known.values() if each is not None and each.done_at is None]
     for invoice in invoices:
         if invoice.charged_back and (charged := _charged(credit, invoice, ports)).amount:
             left -= charged.net(invoice.charged_back)  # as much came back to the subscriber by its bank
+    if pending or left <= 0:
+        return pending, max(0, left)
     for invoice in invoices:
-        if left <= 0:
-            break
         charged = _charged(credit, invoice, ports)
-        if charged.amount > 0:
-            sized = partial(charged.credited, min(left, charged.amount))
-            left -= _credited(invoice.id, key, LEFT_OVER, sized, now, ports)[1]
-    return max(0, left)
+        if known[invoice.id] is not None or not charged.amount:
+            continue
+        around = bring_up(around_of(invoice.id, now, ports), now, ports)
+        action = _next_note(charged, left, around, key, now, ports)
+        if action.amount <= 0:
+            continue
+        said = {"what": "credit", "amount": str(action.amount), "reason": "order_change"}
+        entry = audit("billing", around.invoice, "invoice.credit", said, around.at, ports)
+        ports.store.save(around.invoice, bill=read, action=action, entries=(entry,))
+        return [replace(action, rev=1)], left
+    return [], left
+
+
+def _next_note(charged: Charged, left: int, around: Around, key: str, now: datetime, ports: Ports) -> Action:
+    """What an invoice is to give back of what is left; of amount 0 where it can carry none of it."""
+    invoice = around.invoice
+    name = _name(invoice.id, "billing", "credit", key)
+    forgotten = _forgotten(invoice, name, ports)
+    if forgotten is not None:
+        invoice, most = replace(invoice, credited=invoice.credited - forgotten[1]), forgotten[1]
+    else:
+        others = ports.store.acting(invoice.id, now - ACTING)
+        taken = sum(each.amount for each in others if each.what in ("credit", "refund"))
+        most = _creditable(invoice, _target(invoice, AUTO)) - taken
+    amount, net = charged.credited(min(left, charged.amount), invoice, most)
+    amount = forgotten[1] if forgotten is not None else amount
+    fingerprint = _leftover(key, amount, net).fingerprint
+    return Action(id=name, invoice=invoice.id, what="credit", fingerprint=fingerprint, amount=amount, net=net, at=now)
+
+
+def _forgotten(invoice: Invoice, name: str, ports: Ports) -> tuple[str, int] | None:
+    """The note of an action that the tables do not know, since they are those of before it; and its amount."""
+    if not invoice.credited:
+        return None
+    return ports.provider.credited_under(invoice.account, invoice.stripe_id, f"action:{name}")
 
 
 def _charged(credit: Carried, invoice: Invoice, ports: Ports) -> Charged:
     return charged_for(credit, invoice, ports.store.lines(invoice.subscription, invoice.edge))
-
-
-def _credited(
-    invoice_id: str, key: str, memo: str, sized: Callable[[Invoice, int], tuple[int, int]], now: datetime, ports: Ports
-) -> tuple[int, int]:
-    """One credit note of ours under a key. `sized(invoice, most)`: its amount, and what of a leftover that is.
-
-    Answers both as they were decided first.
-    """
-    name = _name(invoice_id, "billing", "credit", key)
-    before = ports.store.action(invoice_id, name)
-    if before is not None and before.done_at is not None:
-        return (0, 0) if before.refused else (before.amount, before.net)
-    invoice = until_unchanged(lambda: bring_up(around_of(invoice_id, now, ports), now, ports)).invoice
-    if before is None and invoice.credited:
-        forgotten = ports.provider.credited_under(invoice.account, invoice.stripe_id, f"action:{name}")
-        if forgotten is not None:  # the tables were restored to before it
-            return forgotten[1], sized(replace(invoice, credited=invoice.credited - forgotten[1]), forgotten[1])[1]
-    amount, net = (
-        sized(invoice, _creditable(invoice, _target(invoice, AUTO))) if before is None else (before.amount, before.net)
-    )
-    if amount <= 0:
-        return 0, 0
-    # To where is decided as late as may be: what was begun on an open invoice goes on when it was paid meanwhile.
-    asked = Request(what="credit", key=key, amount=amount, to=AUTO, reason="order_change", memo=memo, net=net)
-    action = _act("billing", invoice_id, asked, now, ports).action
-    return action.amount, action.net
 
 
 def _act(person: Person | str, invoice_id: str, asked: Request, now: datetime, ports: Ports) -> Done:

@@ -94,9 +94,8 @@ class PaymentTable:
         """The invoices of a subscription's bills up to and with this one, the newest first, at most twenty bills."""
         sub, own = bill.subscription, keys.bill(bill.subscription, bill.edge)
         page = self.table.query(own.pk, keys.bill(sub).sk, after=f"{own.sk}~", newest_first=True, limit=20)
-        sent = [each.invoice for item in page.items if (each := read(Bill, item)).invoice]
-        found = [key for each in sent if each for key in self.table.looked_up(each) if key.sk == "INVOICE"]
-        return list(self.table.get_many(Invoice, found))
+        sent = [each.invoice_name for item in page.items if (each := read(Bill, item)).invoice]
+        return list(self.table.get_many(Invoice, [keys.invoice(each) for each in sent]))
 
     def action(self, invoice: str, action: str) -> Action | None:
         """What a request with that natural key did to the invoice."""
