@@ -54,11 +54,16 @@ def killed_after(monkeypatch: pytest.MonkeyPatch, step: str, *, effect: bool) ->
     monkeypatch.setattr(StripeInvoices, step, once)
 
 
-def test_footer_and_custom_fields_are_on_the_invoice(market: Market) -> None:
-    opening(market, footer="Thank you", custom_fields=(("VAT", "DE123"), ("Order", "7")))
+def test_memo_footer_and_custom_fields_are_on_the_invoice(market: Market) -> None:
+    opening(market, memo="Net 10", footer="Thank you", custom_fields=(("VAT", "DE123"), ("Order", "7")))
     (invoice,) = held(market)
-    assert invoice["footer"] == "Thank you"
+    assert (invoice["description"], invoice["footer"]) == ("Net 10", "Thank you")
     assert invoice["custom_fields"] == [{"name": "VAT", "value": "DE123"}, {"name": "Order", "value": "7"}]
+
+
+def test_an_invoice_without_a_memo_names_its_bill(market: Market) -> None:
+    bill = opening(market)
+    assert [each["description"] for each in held(market)] == [f"Bill {bill.id}"]
 
 
 def test_an_invoice_that_is_sent_is_mailed_and_charges_nobody(market: Market) -> None:
@@ -104,6 +109,7 @@ def test_automatic_tax_comes_on_top_and_is_no_difference(market: Market) -> None
         {"collection": "send_invoice"},
         {"automatic_tax": True},
         {"custom_fields": (("a", "b"),)},
+        {"memo": "Net 10"},
     ],
     ids=lambda change: next(iter(change)),
 )

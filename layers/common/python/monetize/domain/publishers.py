@@ -85,6 +85,7 @@ class BillingSettings:
     collection: str = "charge_automatically"  # or send_invoice
     days_until_due: int = 14
     automatic_tax: bool = False
+    memo: str = ""  # shown on every invoice instead of the bill's name
     footer: str = ""
     custom_fields: tuple[tuple[str, str], ...] = ()
     retry_days: tuple[int, ...] = (1, 3, 5, 7)

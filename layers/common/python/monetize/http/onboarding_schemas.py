@@ -58,6 +58,7 @@ class SettingsBody(RequestModel):
     collection: Literal["charge_automatically", "send_invoice"] = "charge_automatically"
     days_until_due: Annotated[Int, Field(ge=1, le=90)] = 14
     automatic_tax: Bool = False
+    memo: Annotated[Text, Field(description="On every invoice, instead of the bill's name")] = ""
     footer: Text = ""
     custom_fields: Annotated[tuple[tuple[Name, Name], ...], Field(max_length=4)] = ()
     retry_days: Annotated[tuple[Annotated[Int, Field(ge=1, le=30)], ...], Field(max_length=8)] = (1, 3, 5, 7)
@@ -77,6 +78,7 @@ class SettingsBody(RequestModel):
             collection=self.collection,
             days_until_due=self.days_until_due,
             automatic_tax=self.automatic_tax,
+            memo=self.memo,
             footer=self.footer,
             custom_fields=self.custom_fields,
             retry_days=self.retry_days,

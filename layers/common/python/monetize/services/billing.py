@@ -475,7 +475,7 @@ def _request(bill: Bill, publisher: Publisher, ports: Ports) -> DraftRequest:
         application_fee=bill.application_fee,
         footer=settings.footer,
         custom_fields=settings.custom_fields,
-        description=f"Bill {bill.id}",
+        description=settings.memo or f"Bill {bill.id}",
     )
 
 
