@@ -492,6 +492,14 @@ PLANTED = (
         WITH + "test_left_over.py -k becomes_free",
     ),
     _(
+        "services/invoice_actions.py",
+        "allotted_by_two",
+        "        ports.store.save(around.invoice, bill=read, action=action, entries=(entry,))",
+        "        ports.store.save(around.invoice, action=action, entries=(entry,))",
+        "two who see different invoices give the same credit back twice",
+        WITH + "test_left_over.py -k two_who",
+    ),
+    _(
         "domain/invoices.py",
         "note_without_tax",
         "        return net + prorate(net, self.tax, self.base, self.multiple_of)",
