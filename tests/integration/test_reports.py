@@ -396,6 +396,38 @@ def test_finished_reports_take_nearly_nothing_of_a_requests_budget() -> None:
     assert len(report.rows("publisher")) == 50
 
 
+def test_revenue_of_very_many_publishers_is_kept_in_items_that_hold_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporting, "OF_ALL", 20)
+    monkeypatch.setattr(reporting, "BUDGET", 25 * (reporting.FINISHED + 1))
+    people = [f"p{number:03d}" for number in range(50)]
+    invoices = [_invoice(pub, publisher=pub, amount=number) for number, pub in enumerate(people, start=1)]
+    desk = Desk(invoices_=invoices, people=people)
+    seen = []
+    for hours in range(2):  # begun in one hour and done in the next: of one instant
+        report = reporting.revenue_of_all("2026-02", MARCH + timedelta(hours=hours), desk.ports)
+        seen.append((report.complete, len(report.rows("publisher")), report.as_of))
+    assert seen == [(False, 25, MARCH), (True, 50, MARCH)]
+    assert sum(measures["amount"] for _, measures in report.rows("publisher")) == sum(range(51))
+    kept = [each for (pub, _), each in desk.kept.items() if not pub]
+    assert sorted(len(each.rows("publisher")) for each in kept) == [10, 20, 20]
+
+
+def test_who_moved_to_the_next_part_of_a_report_of_everybody_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporting, "OF_ALL", 2)
+    monkeypatch.setattr(reporting, "BUDGET", 2 * reporting.FINISHED)
+    people = ["b", "c", "d", "e"]
+    desk = Desk(people=people)
+    for each in ("a", *people):
+        done = Snapshot(publisher=each, name="revenue#2026-02", as_of=MARCH, seen=1, complete=True)
+        done.add("total", ("usd",), "amount", 7)
+        desk.keep(done, MARCH)
+    assert not reporting.revenue_of_all("2026-02", MARCH, desk.ports).complete
+    desk.people = ["a", *people]
+    while not (report := reporting.revenue_of_all("2026-02", MARCH, desk.ports)).complete:
+        pass
+    assert {key[0]: measures["amount"] for key, measures in report.rows("publisher")} == dict.fromkeys(people, 7)
+
+
 # --- aging ---
 
 

@@ -31,6 +31,7 @@ FINISHED: Final = 10  # what asking for a finished report takes of it
 SCANNED: Final = 1_000  # looked at for one page of a filtered list
 SCANNED_LINES: Final = 200  # the same where each is read with its lines
 UNFINISHED_LIFE: Final = timedelta(hours=6)  # a large one is counted to its end, not begun anew each hour
+OF_ALL: Final = 2_000  # publishers in one item: about a third of what it holds
 AGING_MONTHS: Final = 13
 PARTITIONS: Final = 1_000  # of usage, read in one request
 TOP: Final = 2_000  # subscribers kept by a usage snapshot, all meters together
@@ -338,21 +339,13 @@ def revenue(publisher: str, month: str, now: datetime, ports: Ports) -> Snapshot
 
 
 def revenue_of_all(month: str, now: datetime, ports: Ports) -> Snapshot:
-    """The same for everybody, one after the other: what each publisher's own report says. Dimension `publisher`."""
-    sellers, spent = ports.store.sellers(), 0
+    """The same for everybody, one after the other: what each publisher's own report says. Dimension `publisher`.
 
-    def page(after: str | None) -> tuple[Sequence[Snapshot], str | None] | None:
-        nonlocal spent
-        following = next((each for each in sellers if each > (after or "")), None)
-        if following is None:
-            return (), None
-        if spent >= BUDGET:
-            return None
-        before = ports.store.snapshot(following, f"revenue#{month}")
-        theirs = revenue(following, month, now, ports)
-        known = before.seen if before is not None and before.as_of == theirs.as_of else 0
-        spent += FINISHED + theirs.seen - known
-        return ((theirs,), following) if theirs.complete else None
+    Kept in parts of some publishers, as many as there are: one item does not hold them all.
+    """
+    store, sellers, spent = ports.store, ports.store.sellers(), 0
+    chunks = [sellers[at : at + OF_ALL] for at in range(0, len(sellers), OF_ALL)] or [()]
+    names = [f"revenue#{month}" + (f"#{number}" if number else "") for number in range(len(chunks))]
 
     def count(snapshot: Snapshot, things: Sequence[Snapshot]) -> None:
         for theirs in things:
@@ -360,7 +353,39 @@ def revenue_of_all(month: str, now: datetime, ports: Ports) -> Snapshot:
                 for measure, value in measures.items():
                     snapshot.add("publisher", (theirs.publisher, currency), measure, value)
 
-    return progress("", f"revenue#{month}", _as_of(now), Step(page, count), now, ports.store)
+    as_of = _begun_at(names, now, store)
+    whole = Snapshot(publisher="", name=names[0], as_of=as_of)
+    for name, chunk in zip(names, chunks, strict=True):
+
+        def page(after: str | None, chunk: Sequence[str] = chunk) -> tuple[Sequence[Snapshot], str | None] | None:
+            nonlocal spent
+            following = next((each for each in chunk if each > (after or "")), None)
+            if following is None:
+                return (), None
+            if spent >= BUDGET:
+                return None
+            before = store.snapshot(following, f"revenue#{month}")
+            theirs = revenue(following, month, now, ports)
+            known = before.seen if before is not None and before.as_of == theirs.as_of else 0
+            spent += FINISHED + theirs.seen - known
+            return ((theirs,), following) if theirs.complete else None
+
+        part = progress("", name, as_of, Step(page, count), now, store)
+        # Who moved to the next part, because somebody came before, is in both: the same.
+        whole.groups.setdefault("publisher", {}).update(part.groups.get("publisher", {}))
+        whole = replace(whole, as_of=part.as_of, seen=whole.seen + part.seen, complete=part.complete)
+        if not part.complete:
+            break
+    return whole
+
+
+def _begun_at(names: Sequence[str], now: datetime, store: Store) -> datetime:
+    """As of when parts are counted: the first one's instant until the last one is done, however many hours it takes."""
+    first, last = store.snapshot("", names[0]), store.snapshot("", names[-1])
+    if first is None or now - first.as_of >= UNFINISHED_LIFE:
+        return _as_of(now)
+    done = last is not None and last.complete and last.as_of == first.as_of
+    return _as_of(now) if done else first.as_of
 
 
 def count_revenue(
