@@ -24,6 +24,7 @@ from monetize.http.reports_schemas import (
     BatchResponse,
     ChurnResponse,
     ChurnRow,
+    CreditResponse,
     EventAnswerResponse,
     EventResponse,
     ExplainedLineResponse,
@@ -31,7 +32,6 @@ from monetize.http.reports_schemas import (
     ExportResponse,
     InvoiceResponse,
     InvoicesResponse,
-    LineResponse,
     MrrResponse,
     MrrRow,
     ReportResponse,
@@ -224,7 +224,7 @@ def get_explain(
     if line is None:
         sent = sent_as(explained)
         lines = [ExplainedLineResponse.explained(explained, each, sent) for each in explained.content.lines]
-        credits_ = [LineResponse.of(each) for each in explained.content.credits]
+        credits_ = [CreditResponse.explained(explained, each) for each in explained.content.credits]
         return resolver.reply(ExplainResponse(invoice=found.id, lines=lines, credits=credits_))
     if batch is not None:
         if day is None:

@@ -195,3 +195,20 @@ def test_the_upcoming_invoice_is_what_the_bill_then_asks(
             ]
         if edge >= MARCH:
             break
+
+
+def test_a_credit_carried_is_explained_by_the_bill_that_left_it(market: Market) -> None:
+    sub = lives(market, GOLD)
+    more_credit_than_charges(market, sub)
+    jump(market, MARCH + timedelta(hours=5))
+    left = market.bill(sub, MARCH)
+    assert (left.status, left.carry_out) == ("empty", -125)
+    (given,) = market.ask("GET", f"/subscriptions/{sub}", org="dev", roles="subscriber").body["discounts"]
+    assert market.ask("DELETE", f"/subscriptions/{sub}/discounts/{given['id']}").status == 200
+    jump(market, datetime(2026, 4, 1, 5, tzinfo=UTC))
+    newest = market.invoices()[0]
+    assert newest["amount"] == 4900 - 125
+    explained = market.ask("GET", f"/invoices/{newest['id']}/explain").body
+    told = [(each["kind"], each["rated"], each["carried_from"]) for each in explained["credits"]]
+    assert told == [("carry", -125, [left.id])]
+    assert sum(each["amount"] for each in explained["lines"]) == newest["amount"]

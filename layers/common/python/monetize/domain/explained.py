@@ -7,6 +7,7 @@ from typing import Final, Literal
 from monetize.domain.invoices import BillLines, Invoice
 from monetize.domain.lines import Line
 from monetize.domain.rating import roll_up
+from monetize.domain.subscriptions import bill_name
 
 _INSTANT: Final = timedelta(microseconds=1)
 
@@ -121,6 +122,15 @@ def sent_as(explained: Explained) -> dict[str, str]:
             group = each.plan, each.version, each.tax_behavior, each.tax_code
             found[each.id] = f"rolled_up:{groups.setdefault(group, len(groups))}"
     return found
+
+
+def carried_from(explained: Explained, line: Line) -> tuple[str, ...]:
+    """Which bills left the credit that a line carries: the one before, and those let off that had taken it."""
+    if line.kind != "carry":
+        return ()
+    content = explained.content
+    edges = (*((content.since,) if content.since is not None else ()), *content.restored)
+    return tuple(bill_name(content.subscription, edge) for edge in edges)
 
 
 def days_of(line: Line) -> tuple[date, date]:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from monetize.domain.audit import AuditEntry
 from monetize.domain.currencies import decimals
-from monetize.domain.explained import EventAnswer, Explained, LedgerBatch, rated_days
+from monetize.domain.explained import EventAnswer, Explained, LedgerBatch, carried_from, rated_days
 from monetize.domain.invoices import Invoice
 from monetize.domain.lines import Line
 from monetize.domain.money import decimal_amount
@@ -208,6 +208,19 @@ class ExplainedLineResponse(LineResponse):
         return cls.model_validate(LineResponse.of(line).model_dump() | {"days": days, "sent_as": sent.get(line.id, "")})
 
 
+class CreditResponse(LineResponse):
+    """A credit that was netted into lines, or is left for the next bill. `carried_from`: the bills that left it."""
+
+    carried_from: list[str]
+
+    @classmethod
+    def explained(cls, explained: Explained, line: Line) -> Self:
+        """From the domain."""
+        return cls.model_validate(
+            LineResponse.of(line).model_dump() | {"carried_from": list(carried_from(explained, line))}
+        )
+
+
 class BatchResponse(ResponseModel):
     """A ledger entry behind a line: `events` that a gateway sent at once, a person's `correction`, or what exact
     counting took out because it was there twice (`repeated`). `late`: after its day was sealed. Not `taken`: another
@@ -302,7 +315,7 @@ class ExplainResponse(ResponseModel):
 
     invoice: str
     lines: list[ExplainedLineResponse] | None = None
-    credits: list[LineResponse] | None = None
+    credits: list[CreditResponse] | None = None
     batches: list[BatchResponse] | None = None
     events: list[EventResponse] | None = None
     event: EventAnswerResponse | None = None
