@@ -140,6 +140,27 @@ def test_a_bulk_move_to_another_version_happens_once_now_or_at_the_periods_end(s
     assert refused.value.code == "unknown_version"
 
 
+def test_a_bulk_move_leaves_who_ordered_another_plan_to_what_was_ordered(shop: Shop) -> None:
+    subscription = opened(shop)
+    shop.store(PlanVersion(plan="plan_gold", publisher="acme", number=2, name="Gold", terms=GOLD, published_at=NOW))
+    ordered = shop.ask("post_change", subscription, body={"tier": "tier_free", "when": "period_end"}).body["change"]
+    with pytest.raises(Refusal) as refused:
+        changing.change_version(subscription, "plan_gold", 2, "period_end", shop.clock.now(), wiring.subscribing())
+    assert refused.value.code == "change_pending"
+    assert shop.ask("get_subscription", subscription).body["change"] == ordered
+
+
+def test_a_change_that_has_come_due_holds_whether_or_not_a_worker_has_seen_it(shop: Shop) -> None:
+    shop.plan("platinum", PLATINUM)
+    subscription = opened(shop)
+    shop.ask("post_change", subscription, body={"tier": "tier_platinum", "when": "period_end"})
+    shop.clock.move_to(datetime(2026, 4, 1, 0, 5, tzinfo=UTC))
+    change = shop.ask("post_change", subscription, body={"tier": "tier_gold", "when": "now"}).body["change"]
+    assert change["at"] == "2026-04-02T00:00:00Z"
+    spans = [(each.start.day, each.start.month, each.tier) for each in shop.stored(subscription).spans]
+    assert spans[-1] == (1, 4, "tier_platinum")
+
+
 def test_cancelling_now_ends_it_this_second_and_leaves_a_last_bill(shop: Shop) -> None:
     subscription = opened(shop)
     gone = shop.ask("post_cancel", subscription, body={"when": "now", "reason": "Moved"}).body

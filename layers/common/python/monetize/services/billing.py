@@ -249,13 +249,16 @@ def _pause(
 ) -> int | None:
     """After how many seconds Stripe is asked again by the same message; None once a tick may enqueue the bill anew.
 
-    Each bill has a pause of its own, so that those that were refused together do not come back together.
+    Each bill has a pause of its own, so that those that were refused together do not come back together. It doubles:
+    it grows with what has passed of the lease.
     """
     publisher = known[1] if known is not None else ports.store.publisher(bill.publisher)
-    pause = 10 + crc32(bill.id.encode()) % 20
     if busy.code == KEY_REFUSED or publisher is None or bill.next_at is None:
         return None
-    return pause if time_of(publisher, now) + timedelta(seconds=pause) < bill.next_at else None
+    at = time_of(publisher, now)
+    passed = max(0, int((at - (bill.next_at - LEASE)).total_seconds()))
+    pause = 10 + crc32(bill.id.encode()) % 20 + passed
+    return pause if at + timedelta(seconds=pause) < bill.next_at else None
 
 
 def _refused(refusal: ProviderRefused) -> str:

@@ -39,7 +39,7 @@ from monetize.domain.subscriptions import (
     status_at,
     timeline,
 )
-from monetize.services.subscribing import ended
+from monetize.services.subscribing import changed_over, ended
 from monetize.services.subscription_access import (
     Person,
     Ports,
@@ -86,9 +86,8 @@ class _Target:
 
 def preview_change(person: Person, subscription_id: str, tier: str, when: str, now: datetime, ports: Ports) -> Estimate:
     """What `change` would do, without doing it. Refuses what it would refuse, but for a missing card."""
-    subscription = of_subscriber(person, subscription_id, ports)
+    subscription, at = _as_of_now(of_subscriber(person, subscription_id, ports), now, ports)
     offer = _new_offer(subscription, tier, ports)
-    at = time_of(offer.publisher, now)
     old = version_of(subscription, ports)
     after, effective, upgrade = _changed(subscription, old, _Target(tier, offer.version), offer.publisher, when, at)
     credit, charge = _estimate(subscription, old, offer.version, after, effective)
@@ -114,9 +113,9 @@ def change(person: Person, subscription_id: str, tier: str, when: str, now: date
     """
 
     def once() -> Subscription:
-        subscription = of_subscriber(person, subscription_id, ports)
+        stored = of_subscriber(person, subscription_id, ports)
+        subscription, at = _as_of_now(stored, now, ports)
         offer = _new_offer(subscription, tier, ports)
-        at = time_of(offer.publisher, now)
         if offer.version is not None and not _has_card(subscription, offer.publisher, ports):
             raise Conflict("payment_method_required", "Leave a card first: ask for a checkout.")
         target = _Target(tier, offer.version)
@@ -130,7 +129,7 @@ def change(person: Person, subscription_id: str, tier: str, when: str, now: date
             before={"tier": subscription.tier},
             after={"tier": tier, "at": effective.isoformat()},
         )
-        return ports.store.save(subscription, after, entry=entry)
+        return ports.store.save(stored, after, entry=entry)
 
     return until_unchanged(once)
 
@@ -155,14 +154,18 @@ def change_version(subscription_id: str, plan: str, version: int, when: str, now
     """Move a subscription to another version of its plan, as the publisher's bulk move asks. Twice is once.
 
     `when` is `now` or `period_end`. Raises what cannot be moved: Conflict `subscription_not_active`,
-    `cancellation_pending`, `currency_differs`, `not_on_plan`; NotFound `unknown_subscription`, `unknown_version`.
+    `cancellation_pending`, `currency_differs`, `not_on_plan`, `change_pending`; NotFound `unknown_subscription`,
+    `unknown_version`.
     """
 
     def once() -> None:
-        subscription = of_anybody(subscription_id, ports)
+        stored = of_anybody(subscription_id, ports)
+        subscription, at = _as_of_now(stored, now, ports)
         waits = subscription.change
         if waits is not None and (waits.plan, waits.version) == (plan, version):
             return
+        if waits is not None and waits.plan != plan:
+            raise Conflict("change_pending", "The subscriber has ordered another plan, which comes first.")
         if subscription.plan != plan:
             raise Conflict("not_on_plan", "The subscription has another plan.")
         if subscription.version == version and waits is None:
@@ -171,13 +174,20 @@ def change_version(subscription_id: str, plan: str, version: int, when: str, now
         if target is None:
             raise NotFound("unknown_version", "The plan has no such version.")
         publisher = the_publisher(subscription.publisher, ports)
-        at = time_of(publisher, now)
         wanted = _Target(subscription.tier, target)
         after, effective, _ = _changed(subscription, version_of(subscription, ports), wanted, publisher, when, at)
         after = noted(after, at, "version_moved", f"{plan}:{version} from {effective.isoformat()}")
-        ports.store.save(subscription, after)
+        ports.store.save(stored, after)
 
     until_unchanged(once)
+
+
+def _as_of_now(stored: Subscription, now: datetime, ports: Ports) -> tuple[Subscription, datetime]:
+    """The subscription with what has come due of a change carried out, whether or not a worker saw it; and its now."""
+    publisher = the_publisher(stored.publisher, ports)
+    at = time_of(publisher, now)
+    due = stored.live and stored.change is not None and stored.change.at <= at
+    return (changed_over(stored, publisher) if due else stored), at
 
 
 def _new_offer(subscription: Subscription, tier: str, ports: Ports) -> Offer:
