@@ -151,7 +151,6 @@ def test_a_bulk_move_leaves_who_ordered_another_plan_to_what_was_ordered(shop: S
 
 
 def test_a_change_that_has_come_due_holds_whether_or_not_a_worker_has_seen_it(shop: Shop) -> None:
-    shop.plan("platinum", PLATINUM)
     subscription = opened(shop)
     shop.ask("post_change", subscription, body={"tier": "tier_platinum", "when": "period_end"})
     shop.clock.move_to(datetime(2026, 4, 1, 0, 5, tzinfo=UTC))
