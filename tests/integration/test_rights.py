@@ -54,6 +54,7 @@ NOT_REACHED: dict[tuple[str, str, str], str] = {
     ("import_access_logs", "Usage", "BatchWriteItem"): "lines that a meter counts: test_access_log_import",
     ("reconcile", "Core", "PutItem"): "drift that is found: test_reconciliation",
     ("reconcile", "Core", "DeleteItem"): "drift that is gone: test_reconciliation",
+    ("reports", "Idempotency", "UpdateItem"): "an action on an invoice that is carried out: test_payment_routes",
     ("reports", "Usage", "Query"): "explaining a line of metered usage: test_reports_routes",
     ("reports", "Exports", "PutObject"): "an export too large for an answer: test_reports_routes",
     ("reports", "Exports", "GetObject"): "an export too large for an answer: test_reports_routes",

@@ -497,11 +497,11 @@ def _correction(known: Line, segment: Segment, newly: int, difference: int) -> L
 class _Asked:
     """What a correction asks for (or, negative, gives back) after the discounts of what it corrects.
 
-    `settled`: all of it was discounted by its own bill, so that this bill's discounts leave it alone.
+    `settled`: what of it was discounted by its own bill, so that this bill's discounts leave it alone.
     """
 
     amount: int
-    settled: bool
+    settled: int
 
 
 def _asked(adjustment: Adjustment, difference: int, currency: Currency) -> _Asked:
@@ -529,7 +529,8 @@ def _asked(adjustment: Adjustment, difference: int, currency: Currency) -> _Aske
     else:
         owed = paid + prorate(asked - paid, newly - first, before - first, currency.multiple_of)
     low, high = sorted((0, difference))
-    return _Asked(max(low, min(high, owed - asked)), settled=newly <= first)
+    amount = max(low, min(high, owed - asked))
+    return _Asked(amount, settled=max(0, min(amount, owed - asked - max(0, newly - max(first, before)))))
 
 
 # ---- netting ----
@@ -545,7 +546,7 @@ class _Netting:
         self._taken: dict[int, list[Netted]] = {}
         self._credits: list[Line] = []
         self._open: list[tuple[Line, int]] = []
-        self._settled: set[int] = set()
+        self._settled: dict[int, int] = {}
 
     def take(self, lines: Iterable[Line], asked: _Asked | None = None) -> None:
         """One segment's signed lines: its own credits (a cap, a correction) come off its own charges first.
@@ -576,7 +577,8 @@ class _Netting:
                 off = self._off(f"discount:{self._charges[first].id}", name, -less, self._charges[first].period)
                 self._net(off, less, own)
             if asked.settled:
-                self._settled.update(own)
+                left = [self._left[at] for at in own]
+                self._settled.update(zip(own, self._parts(asked.settled, left), strict=True))
 
     def take_credits(self, lines: Iterable[Line]) -> None:
         """Credits for whatever is charged on this bill."""
@@ -586,8 +588,9 @@ class _Netting:
 
     def discount(self, discount: Discount, at: datetime) -> None:
         """Take a discount off every charge in proportion; it never makes a credit."""
-        among = [at for at in range(len(self._charges)) if at not in self._settled]
-        base = sum(self._left[at] for at in among)
+        among = range(len(self._charges))
+        open_ = [max(0, self._left[at] - self._settled.get(at, 0)) for at in among]
+        base = sum(open_)
         if discount.percent is not None:
             exact = EXACT.multiply(EXACT.multiply(discount.percent, base), _PERCENT)
             amount = min(base, chargeable(exact, self._currency))
@@ -596,7 +599,7 @@ class _Netting:
         if amount <= 0:
             return
         period = Period(at, at + timedelta(seconds=1))
-        self._net(self._off(f"discount:{discount.id}", discount.name, -amount, period), amount, among)
+        self._net(self._off(f"discount:{discount.id}", discount.name, -amount, period), amount, among, open_)
 
     def _off(self, id_: str, name: str, rated: int, period: Period) -> Line:
         """A discount's own line."""
@@ -637,9 +640,12 @@ class _Netting:
             application_fee=_application_fee(fee, subtotal, self._currency),
         )
 
-    def _net(self, credit: Line, amount: int, among: Sequence[int]) -> int:
-        """Take `amount` off the charges `among` by largest remainder; what they cannot take up comes back."""
-        weights = [self._left[at] for at in among]
+    def _net(self, credit: Line, amount: int, among: Sequence[int], open_: Sequence[int] | None = None) -> int:
+        """Take `amount` off what is left of the charges `among` (or what is `open_` of it) by largest remainder.
+
+        What they cannot take up comes back.
+        """
+        weights = open_ if open_ is not None else [self._left[at] for at in among]
         room = sum(weights)
         taken = min(amount, room)
         if taken <= 0:
