@@ -37,7 +37,6 @@ SHOWN = 20
 # A share in which one of these never came by has not tried what it says.
 SOMETIMES = (
     "Billing_bill_elsewhere",
-    "Billing_subscription_later",
     "Billing_subscription_waiting",
     "another draft",
     "bill empty",

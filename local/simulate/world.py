@@ -36,7 +36,6 @@ from local.stripe_emulator.transport import EmulatorHTTPClient, client_for
 
 ROOT = Path(__file__).resolve().parents[2]
 START = datetime(2026, 1, 10, 9, 30, tzinfo=UTC)
-TICK = timedelta(minutes=15)
 HOUR = timedelta(hours=1)
 AFTER_LEASE = timedelta(hours=3, minutes=1)
 PUBLISHER, SUBSCRIBER, SOURCE = "acme", "dev", "/gateway"

@@ -364,7 +364,7 @@ def arrears_period(subscription: Subscription, edge: datetime) -> Period | None:
 
 
 def advance_period(subscription: Subscription, edge: datetime) -> Period | None:
-    """What a bill at `edge` charges in advance: to the next billing date. None where nothing paid begins."""
+    """What a bill at `edge` charges in advance: to the period's end. None where nothing paid begins."""
     span = in_force(subscription, edge)
     if span is None or not span.paid or (subscription.end is not None and subscription.end <= edge):
         return None

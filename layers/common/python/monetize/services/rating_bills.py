@@ -11,12 +11,12 @@ from monetize.domain.errors import NotFound
 from monetize.domain.invoices import Bill, BillLines, Product
 from monetize.domain.lines import LineKind
 from monetize.domain.meters import Meter
-from monetize.domain.periods import Period, midnight, next_edge, nominal_period, utc_days
+from monetize.domain.periods import Period, midnight, nominal_period, utc_days
 from monetize.domain.plans import PlanVersion, TaxBehavior
 from monetize.domain.publishers import Publisher
 from monetize.domain.rating import Adjustment, ApplicationFee, BillInput, Carried, Discount, Rated, Segment, UsageByDay
 from monetize.domain.subscriptions import Segment as Stretch
-from monetize.domain.subscriptions import Subscription, in_force, segments, timeline
+from monetize.domain.subscriptions import Subscription, advance_period, in_force, segments, timeline
 from monetize.domain.usage import CORRECTABLE_DAYS
 from monetize.services import counting
 
@@ -282,13 +282,11 @@ class _Parts:
         A change or a pause shortens nothing: while no bill was made at its instant it may still be taken back.
         """
         subscription = self._subscription
-        span = in_force(subscription, edge)
-        ended = subscription.end is not None and subscription.end <= edge
-        if span is None or not span.paid or ended:
+        period, span = advance_period(subscription, edge), in_force(subscription, edge)
+        if period is None or span is None:
             return None
-        stretch = Stretch(edge, next_edge(edge, subscription.anchor), span)
+        stretch = Stretch(period.start, period.end, span)
         version = self._version(stretch)
-        period = Period(stretch.start, stretch.end)
         return Segment(
             period=period,
             nominal=nominal_period(edge, subscription.anchor),
