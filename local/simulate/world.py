@@ -41,7 +41,7 @@ AFTER_LEASE = timedelta(hours=3, minutes=1)
 PUBLISHER, SUBSCRIBER, SOURCE = "acme", "dev", "/gateway"
 GATEWAY = Caller("gate", PUBLISHER, "gateway")
 CORE, USAGE, INBOX = "CoreTable", "UsageTable", "InboxTable"
-MOST_ROUNDS = 60
+MOST_ROUNDS = 400  # a day of hourly ticks and of what is delivered again between them, twice over
 RECEIVES = 4
 
 ENVIRONMENT = {
