@@ -778,7 +778,7 @@ def _paying(made: World) -> Callable[[], object]:
 
     def work() -> None:
         for invoice in made.stripe.accounts[made.account].invoices.values():
-            if invoice["status"] == "open":
+            if invoice.get("status") == "open":
                 with suppress(Refusal):  # declined: a person sees it and goes
                     made.stripe.pay_by_hand(made.account, invoice["id"])
                     made.met["paid by hand"] += 1
