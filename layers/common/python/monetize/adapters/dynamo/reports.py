@@ -265,13 +265,7 @@ class RunTable:
             },
             "Select": "COUNT",
         }
-        count = 0
-        while True:
-            answer = self.table.client.query(**request)
-            count += int(answer["Count"])
-            if "LastEvaluatedKey" not in answer:
-                return count
-            request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+        return self._count(request)
 
     def worked_on(self, shard: int, now: datetime, until: datetime, scope: str) -> int:
         """How many bills of a shard somebody is on: their next attempt is ahead, up to an instant."""
@@ -288,6 +282,10 @@ class RunTable:
             },
             "Select": "COUNT",
         }
+        return self._count(request)
+
+    def _count(self, request: dict[str, Any]) -> int:
+        """How many a query finds, over all its pages."""
         count = 0
         while True:
             answer = self.table.client.query(**request)
@@ -336,7 +334,8 @@ class RunTable:
 
     def seen(self, run_id: str, bills: Collection[str]) -> frozenset[str]:
         """Which of these bills are in the run's sums already."""
-        return frozenset(bill for bill in bills if self.table.raw(keys.run_seen(run_id, bill)) is not None)
+        found = self.table.raw_many([keys.run_seen(run_id, each) for each in dict.fromkeys(bills)])
+        return frozenset(item["sk"]["S"] for item in found)
 
     def waiting_page(self, shard: int, after: str, pub: str, limit: int) -> tuple[Sequence[tuple[str, str]], bool]:
         """Parked and held bills of a shard (of one publisher, or of all) behind a position; whether more follows."""

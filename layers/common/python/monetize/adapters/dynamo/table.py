@@ -307,6 +307,11 @@ class Table:
 
     def get_many[T](self, kind: type[T], wanted: Sequence[Key]) -> Iterator[T]:
         """Entities by key, in the order asked for; those that are not there are left out."""
+        for item in self.raw_many(wanted):
+            yield read(kind, item)
+
+    def raw_many(self, wanted: Sequence[Key]) -> Iterator[dict[str, Any]]:
+        """Items by key, a hundred a request, in the order asked for; those that are not there are left out."""
         for start in range(0, len(wanted), 100):
             part = wanted[start : start + 100]
             found: dict[tuple[str, str], dict[str, Any]] = {}
@@ -318,7 +323,7 @@ class Table:
                 asked = answer.get("UnprocessedKeys", {}).get(self.name, {}).get("Keys", [])
             for key in part:
                 if (item := found.get((key.pk, key.sk))) is not None:
-                    yield read(kind, item)
+                    yield item
 
     def looked_up(self, value: str) -> tuple[Key, ...]:
         """Who is known by this foreign id, or is of this list, by the `lookup` index (seconds behind the table)."""
