@@ -81,3 +81,15 @@ def test_a_hold_after_some_were_sent_stops_the_rest_before_stripe(market: Market
     market.ask("POST", "/billing-runs/release", {})
     market.run(hours=1, minutes=5)
     assert {market.bill(sub, FEBRUARY).status for sub in subs} == {"paid"}
+
+
+def test_what_an_operator_releases_is_told_by_the_run_that_it_was_held_in(market: Market) -> None:
+    sub = with_usage(market, 0)
+    market.run(hours=2)
+    market.ask("POST", "/billing-runs/hold", {"reason": "look"}, **OPERATOR)
+    market.run_until(DUE + timedelta(hours=2))
+    assert (newest(market)["left"], market.subscription(sub).next_edge) == (1, FEBRUARY)
+    market.ask("POST", "/billing-runs/release", {}, **OPERATOR)
+    market.run(minutes=1)
+    seen = newest(market)
+    assert (seen["counts"], seen["amounts"], seen["left"]) == ({"sent": 1}, {"usd": 4900}, 0)
